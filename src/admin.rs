@@ -1,0 +1,1 @@
+//! Plain HTTP for the kubelet and for Prometheus: /livez, /readyz, /metrics.

@@ -1,0 +1,1 @@
+//! The API group `lazaretto.dev/v1alpha1`.

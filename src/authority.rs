@@ -1,0 +1,1 @@
+//! The certificate authority and the leaf, in a Secret that the replicas share.

@@ -1,0 +1,1 @@
+//! Registry credentials out of Secrets.

@@ -1,0 +1,1 @@
+//! What is known of an image, and what a look-up may end in.

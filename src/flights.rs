@@ -1,0 +1,1 @@
+//! One detached task per question, any number of waiters.

@@ -1,0 +1,1 @@
+//! An image reference, read as containerd reads it and made canonical.

@@ -1,0 +1,1 @@
+//! Policies, registries, waivers and image statuses by name.

@@ -1,0 +1,1 @@
+//! Pull secrets, matched as the kubelet matches them.

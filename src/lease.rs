@@ -1,0 +1,1 @@
+//! Leadership by compare-and-swap on a Lease.

@@ -1,0 +1,1 @@
+//! Freshness and flights over the registry client.

@@ -1,0 +1,1 @@
+//! Anchored patterns over canonical image names.

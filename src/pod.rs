@@ -1,0 +1,1 @@
+//! Every image that a pod will pull, with its field path.

@@ -1,0 +1,1 @@
+//! The AdmissionReview as it is on the wire.

@@ -1,0 +1,1 @@
+//! The certificate in use, and the TLS listener.

@@ -1,0 +1,1 @@
+//! The one place where not knowing becomes yes or no.

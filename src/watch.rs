@@ -1,0 +1,1 @@
+//! Watches that feed the index.

@@ -1,0 +1,1 @@
+//! The router that the API server calls.
