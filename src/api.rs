@@ -1,1 +1,39 @@
-//! The API group `lazaretto.dev/v1alpha1`.
+//! The API group `lazaretto.dev/v1alpha1`: what people apply and read with kubectl.
+//!
+//! Every resource is cluster-scoped: whoever may write one decides for the cluster, and nobody who can only write in a
+//! namespace decides anything. The doc comments become the texts of `kubectl explain`. A field exists only when it works.
+
+mod condition;
+mod duration;
+mod image_status;
+mod quarantine_policy;
+mod registry;
+mod waiver;
+
+pub use condition::{Conditions, condition, set_condition};
+pub use duration::ShortDuration;
+pub use image_status::{
+    Decision, DecisionState, ImageStatus, ImageStatusSpec, ImageStatusStatus, MAX_HISTORY, MAX_OBJECT_BYTES, Provider, State, Transition,
+};
+pub use quarantine_policy::{
+    Allowance, Debt, Debts, DenyRule, Level, Match, Mode, QuarantinePolicy, QuarantinePolicySpec, QuarantinePolicyStatus, Require,
+    WhenUnknown,
+};
+pub use registry::{
+    Adoption, Exception, Limits, Processor, QuarantineProvider, QuarantineSpec, Registry, RegistrySpec, RegistryStatus, SecretName,
+};
+pub use waiver::{Requirement, Waiver, WaiverSpec, WaiverStatus};
+
+/// The API group.
+pub const GROUP: &str = "lazaretto.dev";
+/// The version that is served and stored.
+pub const VERSION: &str = "v1alpha1";
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt as _;
+
+/// The definitions of every resource, in the order in which `crds/` and the chart hold them.
+#[must_use]
+pub fn definitions() -> Vec<CustomResourceDefinition> {
+    vec![ImageStatus::crd(), QuarantinePolicy::crd(), Registry::crd(), Waiver::crd()]
+}

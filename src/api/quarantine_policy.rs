@@ -1,0 +1,205 @@
+//! What a policy asks of images.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Conditions, ShortDuration};
+
+/// What a policy does with its verdict.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Mode {
+    /// Record what would have been refused; say nothing to the user.
+    Audit,
+    /// Admit, and warn the user.
+    Warn,
+    /// Refuse.
+    #[default]
+    Enforce,
+}
+
+/// How much a requirement weighs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Level {
+    /// Not asked for.
+    #[default]
+    Off,
+    /// Missing it earns a warning.
+    Warn,
+    /// Missing it is a refusal.
+    Deny,
+}
+
+/// What is done with what is not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Allowance {
+    /// Refuse.
+    #[default]
+    Deny,
+    /// Admit.
+    Allow,
+}
+
+/// What images must be like to start in the namespaces that it matches. Where several policies match, each must admit.
+#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "lazaretto.dev",
+    version = "v1alpha1",
+    kind = "QuarantinePolicy",
+    plural = "quarantinepolicies",
+    shortname = "qpol",
+    category = "lazaretto",
+    status = "QuarantinePolicyStatus",
+    derive = "PartialEq",
+    doc = "What images must be like to start in the namespaces that it matches. Where several policies match, each must admit; where none matches, a pod is admitted.",
+    printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
+    printcolumn(name = "Debts", type_ = "integer", json_path = ".status.debts.total"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new("self.metadata.name.size() <= 63").message("the name of a policy has at most 63 characters")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct QuarantinePolicySpec {
+    /// Enforce refuses; Warn admits and warns; Audit admits and records.
+    #[serde(default)]
+    pub mode: Mode,
+    /// Which pods and images this policy speaks of. Left out: all.
+    #[serde(default, rename = "match")]
+    pub matching: Match,
+    /// Images that never start, whatever else is known of them: the emergency stop.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub deny: Vec<DenyRule>,
+    /// What an image must have.
+    #[serde(default)]
+    pub require: Require,
+    /// What happens when Lazaretto cannot know. It never concerns an image that is known to be bad, nor a registry that has no Registry object.
+    #[serde(default)]
+    pub when_unknown: WhenUnknown,
+}
+
+/// Which pods and images a policy speaks of.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Match {
+    /// Namespaces, by their labels. Left out or empty: every namespace but those that the installation excludes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace_selector: Option<LabelSelector>,
+    /// Patterns over full image names such as `registry.corp/team/**`: `*` stands for anything within one path segment, `**` for any
+    /// number of segments. Left out or empty: every image.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 255), regex(pattern = "^[a-z0-9.:_/*\\[\\]-]+$")))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub images: Vec<String>,
+    /// Patterns of images that this policy leaves alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 255), regex(pattern = "^[a-z0-9.:_/*\\[\\]-]+$")))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub exclude_images: Vec<String>,
+}
+
+/// Images that never start.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.image) != has(self.digest)").message("give either image (a pattern) or digest"))]
+pub struct DenyRule {
+    /// A pattern over full image names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255), regex(pattern = "^[a-z0-9.:_/*\\[\\]-]+$"))]
+    pub image: Option<String>,
+    /// A digest, wherever it comes from. It matches an index and each image in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 135), regex(pattern = "^sha(256:[0-9a-f]{64}|512:[0-9a-f]{128})$"))]
+    pub digest: Option<String>,
+    /// What the refused user reads.
+    #[schemars(length(min = 1, max = 256))]
+    pub reason: String,
+}
+
+/// What an image must have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Require {
+    /// The image is out of quarantine. Deny (the default), Warn or Off.
+    pub released: Level,
+    /// What `released` says of an image for which nobody keeps a quarantine flag (its registry has no Registry object, or one with provider None). Deny
+    /// (the default) or Allow.
+    pub unmanaged: Allowance,
+    /// The pod names the image by digest. Off (the default), Warn or Deny.
+    pub digest: Level,
+}
+
+impl Default for Require {
+    fn default() -> Self {
+        Self { released: Level::Deny, unmanaged: Allowance::Deny, digest: Level::Off }
+    }
+}
+
+/// What happens when Lazaretto cannot know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct WhenUnknown {
+    /// The registry is well and this one answer is still on its way. Deny (the default: told to retry) or Allow.
+    pub pending: Allowance,
+    /// The registry is down, by evidence about the registry itself. Deny (the default) or Allow. What is admitted so is listed in `status.debts`.
+    pub registry_unavailable: Allowance,
+    /// The registry refuses the credentials of its own Registry object. Deny (the default) or Allow.
+    pub unauthorized: Allowance,
+    /// How long, while the registry cannot be asked, an image that was good at the last look stays good. `0s`: not at all.
+    pub last_known_good_for: ShortDuration,
+}
+
+impl Default for WhenUnknown {
+    fn default() -> Self {
+        Self {
+            pending: Allowance::Deny,
+            registry_unavailable: Allowance::Deny,
+            unauthorized: Allowance::Deny,
+            last_known_good_for: ShortDuration::from_secs(24 * 3_600),
+        }
+    }
+}
+
+/// What Lazaretto says of the policy.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct QuarantinePolicyStatus {
+    /// The generation that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Ready` is False when the policy cannot be read; its last readable form stays in force then, and the message says so.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Conditions,
+    /// Pods that run on an image which this policy has not judged.
+    #[serde(default)]
+    pub debts: Debts,
+}
+
+/// Running pods that owe a judgement.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Debts {
+    /// How many there are.
+    #[serde(default)]
+    pub total: u32,
+    /// The first 20 of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    #[schemars(length(max = 20))]
+    pub items: Vec<Debt>,
+}
+
+/// A running container whose image was not judged by the policy.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Debt {
+    /// The pod, as `namespace/name`.
+    pub pod: String,
+    /// The container.
+    pub container: String,
+    /// The image that runs, as the node reports it.
+    pub image: String,
+}
