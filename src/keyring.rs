@@ -1,1 +1,5 @@
-//! Pull secrets, matched as the kubelet matches them.
+//! Credentials, and which of a Secret's belong to an image.
+
+mod credentials;
+
+pub use credentials::{CredentialIdentity, Credentials, Holder};
