@@ -1,10 +1,12 @@
 //! One question to one registry: deadline, size limit, redirects, kinds of failure.
 
 mod address;
+mod challenge;
 mod endpoint;
 mod failure;
 mod identity;
 mod proxy;
+mod realm;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
