@@ -5,6 +5,7 @@ mod challenge;
 mod endpoint;
 mod failure;
 mod identity;
+mod manifest;
 mod proxy;
 mod realm;
 
