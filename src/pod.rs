@@ -247,8 +247,7 @@ pub fn template<'a>(kind: &str, json: &'a str) -> Result<Option<Pod<'a>>, String
 }
 
 /// The kinds whose templates [`template`] reads.
-pub const WORKLOAD_KINDS: [&str; 7] =
-    ["Deployment", "ReplicaSet", "StatefulSet", "DaemonSet", "Job", "CronJob", "ReplicationController"];
+pub const WORKLOAD_KINDS: [&str; 7] = ["Deployment", "ReplicaSet", "StatefulSet", "DaemonSet", "Job", "CronJob", "ReplicationController"];
 
 #[cfg(test)]
 mod tests {
