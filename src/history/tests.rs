@@ -106,10 +106,10 @@ fn the_object_stays_within_its_bytes() {
             panic!("step {step} was not applied");
         }
         let status = image.status.as_mut().unwrap();
+        assert!(!status.history.is_empty());
         status.emitted_through = status.history.last().unwrap().number;
         let bytes = serde_json::to_vec(&image).unwrap().len();
         assert!(bytes + 900 <= MAX_OBJECT_BYTES + 64, "{bytes} bytes at step {step}");
-        assert!(!status.history.is_empty());
     }
 }
 
