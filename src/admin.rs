@@ -22,11 +22,11 @@ use tokio::time::Instant;
 use crate::tls::Limits;
 
 /// What this replica waits for before it is ready. Clones share it.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Readiness(Arc<Mutex<Vec<Condition>>>);
 
 /// One named thing that must hold. Pending until [`set`](Self::set). Clones share it.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Condition {
     name: &'static str,
     /// None: it may be silent for ever.
@@ -34,7 +34,7 @@ pub struct Condition {
     state: Arc<Mutex<Sign>>,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Sign {
     holds: bool,
     last: Instant,
