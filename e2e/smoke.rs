@@ -1,14 +1,23 @@
 //! That the laboratory itself is sound: without these, a failure elsewhere could be anybody's.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use axum::Router;
+use axum::routing::get;
+use http::StatusCode;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::PostParams;
 use serde_json::json;
+use tokio::net::TcpListener;
 
 use crate::lab::Lab;
 use crate::lab::control_plane::Authority;
+use crate::lab::forwarder::Forwarder;
+use crate::lab::image::MANIFEST;
 use crate::lab::process::Process;
 use crate::lab::registry::{OTHER_PASSWORD, Options, PASSWORD, Registry, USER};
 use crate::lab::wait::{MOMENT, eventually};
@@ -57,7 +66,8 @@ async fn a_pushed_image_has_the_digest_that_crane_sees() {
     assert_ne!(one, two);
     let seen = lab.crane(&["digest", "--insecure", &registry.tagged("team/app", "v1")]).await.ok();
     assert_eq!(seen.stdout.trim(), one);
-    lab.crane(&["validate", "--insecure", "--remote", &registry.pinned("team/app", &two)]).await.ok();
+    let archive = lab.crane(&["export", "--insecure", &registry.pinned("team/app", &two), "-"]).await.ok();
+    assert!(archive.stdout.contains("two"), "the layer holds the variant");
     assert!(registry.manifest_requests("team/app") > 0);
 
     let (index, children) = registry.push_index("team/app", "many", "three").await;
@@ -91,12 +101,60 @@ async fn a_registry_with_tls_and_a_password_asks_for_both() {
     let strange = reqwest::Client::builder().no_proxy().build().unwrap();
     assert!(strange.get(&url).send().await.unwrap_err().is_connect(), "its certificate is nobody's");
     assert_eq!(trusting.get(&url).send().await.unwrap().status(), 401);
-    let ask = async |password| trusting.head(&url).basic_auth(USER, Some(password)).send().await.unwrap();
+    let ask = async |password| {
+        let request = trusting.head(&url).header("accept", MANIFEST).basic_auth(USER, Some(password));
+        request.send().await.unwrap()
+    };
     assert_eq!(ask(OTHER_PASSWORD).await.status(), 401);
     assert_eq!(ask(PASSWORD).await.headers()["docker-content-digest"], digest);
     registry.change_password(OTHER_PASSWORD).await;
     assert_eq!(ask(PASSWORD).await.status(), 401);
     assert_eq!(ask(OTHER_PASSWORD).await.headers()["docker-content-digest"], digest);
+}
+
+#[tokio::test]
+async fn a_service_is_shared_out_among_the_ready() {
+    let lab = Lab::start().await;
+    let namespace = lab.namespace().await;
+    lab.kubectl(&["create", "service", "clusterip", "s", "--tcp=8080", "-n", &namespace]).await.ok();
+    let ip = lab.kubectl(&["get", "service", "s", "-n", &namespace, "-o", "jsonpath={.spec.clusterIP}"]).await.ok();
+    let service = SocketAddr::new(ip.stdout.parse().unwrap(), 8080);
+    let forwarder = Forwarder::start(service).await;
+    let ask = async || {
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        http.get(format!("http://{service}/")).send().await?.text().await
+    };
+    ask().await.expect_err("no endpoint is ready");
+
+    let (first, first_ready) = echo("first").await;
+    let (second, second_ready) = echo("second").await;
+    let _first = forwarder.join(first, first);
+    let second = forwarder.join(second, second);
+    forwarder.wait_for_ready(2).await;
+    let answers = [ask().await.unwrap(), ask().await.unwrap()];
+    assert!(answers.contains(&"first".into()) && answers.contains(&"second".into()), "{answers:?}");
+
+    first_ready.store(false, Ordering::Relaxed);
+    forwarder.wait_for_ready(1).await;
+    assert_eq!([ask().await.unwrap(), ask().await.unwrap()], ["second", "second"]);
+    first_ready.store(true, Ordering::Relaxed);
+    forwarder.wait_for_ready(2).await;
+    drop(second);
+    forwarder.wait_for_ready(1).await;
+    assert_eq!([ask().await.unwrap(), ask().await.unwrap()], ["first", "first"]);
+    assert!(second_ready.load(Ordering::Relaxed), "it left because its membership ended");
+}
+
+/// A server that says its name, and whether it is ready.
+async fn echo(name: &'static str) -> (SocketAddr, Arc<AtomicBool>) {
+    let ready = Arc::new(AtomicBool::new(true));
+    let asked = ready.clone();
+    let readyz = async move || if asked.load(Ordering::Relaxed) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let router = Router::new().route("/", get(async move || name)).route("/readyz", get(readyz));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async { axum::serve(listener, router).await });
+    (address, ready)
 }
 
 /// The test starts itself a second time to have a run that can be killed.

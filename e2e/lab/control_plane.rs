@@ -81,7 +81,9 @@ impl ControlPlane {
         write("ca.pem", &authority.pem());
         write("server.pem", &serving.certificate);
         write("server.key", &serving.key);
-        write("accounts.key", &KeyPair::generate().unwrap().serialize_pem());
+        let accounts = KeyPair::generate().unwrap();
+        write("accounts.key", &accounts.serialize_pem());
+        write("accounts.pub", &accounts.public_key_pem());
         write("tokens.csv", &format!("{ADMIN_TOKEN},admin,admin,system:masters\n"));
         write("audit.json", AUDIT_POLICY);
 
@@ -100,6 +102,7 @@ impl ControlPlane {
             .args([
                 format!("--etcd-servers=http://{ip}:2379"),
                 format!("--bind-address={ip}"),
+                format!("--external-hostname={ip}"),
                 format!("--service-cluster-ip-range={}", addresses.services()),
             ])
             .args([
@@ -113,7 +116,7 @@ impl ControlPlane {
                 "--enable-admission-plugins=NodeRestriction",
                 "--token-auth-file=tokens.csv",
                 "--service-account-issuer=https://kubernetes.default.svc",
-                "--service-account-key-file=accounts.key",
+                "--service-account-key-file=accounts.pub",
                 "--service-account-signing-key-file=accounts.key",
                 "--allow-privileged",
                 "--audit-policy-file=audit.json",
