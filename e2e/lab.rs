@@ -57,10 +57,7 @@ impl Lab {
         static LAB: OnceCell<Option<Lab>> = OnceCell::const_new();
         let lab = LAB.get_or_init(async || {
             // One attempt: when it fails, the other tests must not each wait for the same failure.
-            match AssertUnwindSafe(Self::fresh()).catch_unwind().await {
-                Ok(lab) => Some(lab),
-                Err(_) => None,
-            }
+            AssertUnwindSafe(Self::fresh()).catch_unwind().await.ok()
         });
         lab.await.as_ref().expect("the shared laboratory did not start; the first test that asked for it says why")
     }
@@ -109,7 +106,7 @@ impl Lab {
     pub fn kubeconfig_as(&self, user: &str, groups: &[&str]) -> PathBuf {
         let path = self.directory.join(format!("{}.kubeconfig", self.number()));
         let groups: Vec<_> = groups.iter().copied().chain(["system:authenticated"]).collect();
-        self.control_plane.write_kubeconfig(&path, ControlPlane::impersonation(user, &groups), "default");
+        self.control_plane.write_kubeconfig(&path, &ControlPlane::impersonation(user, &groups), "default");
         path
     }
 
@@ -117,7 +114,7 @@ impl Lab {
     pub async fn kubeconfig_of(&self, namespace: &str, account: &str) -> PathBuf {
         let path = self.directory.join(format!("{}-{namespace}-{account}.kubeconfig", self.number()));
         let token = self.token(namespace, account).await;
-        self.control_plane.write_kubeconfig(&path, json!({ "token": token }), namespace);
+        self.control_plane.write_kubeconfig(&path, &json!({ "token": token }), namespace);
         path
     }
 
@@ -154,7 +151,7 @@ impl Lab {
         until(accounts, "default", "the namespace has a default ServiceAccount", there).await;
     }
 
-    /// A program of the tools, or any other, with the administrator's kubeconfig.
+    /// One of the tools, with the administrator's kubeconfig.
     fn tool(&self, name: &str, arguments: &[&str]) -> Program {
         Program::new(name, self.tools.join(name), &self.directory)
             .env("KUBECONFIG", self.control_plane.kubeconfig())

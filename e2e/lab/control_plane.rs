@@ -132,7 +132,7 @@ impl ControlPlane {
             audit_log: directory.join("audit.log"),
             processes: vec![etcd, apiserver],
         };
-        this.write_kubeconfig(&this.kubeconfig, json!({ "token": ADMIN_TOKEN }), "default");
+        this.write_kubeconfig(&this.kubeconfig, &json!({ "token": ADMIN_TOKEN }), "default");
         this.ready().await;
 
         let controllers = Program::new("kube-controller-manager", tools.join("kube-controller-manager"), directory)
@@ -178,7 +178,7 @@ impl ControlPlane {
     }
 
     /// Writes a kubeconfig for `user`, the object that stands under `user:` in such a file.
-    pub fn write_kubeconfig(&self, path: &Path, user: Value, namespace: &str) {
+    pub fn write_kubeconfig(&self, path: &Path, user: &Value, namespace: &str) {
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "lab",
             "clusters": [{ "name": "lab", "cluster": {

@@ -1,5 +1,7 @@
 //! Tiny images made of nothing: a layer with one file, a configuration, a manifest. They cannot run; they can be pulled.
 
+use std::fmt::Write;
+
 use aws_lc_rs::digest::{SHA256, digest as hash};
 use serde_json::json;
 
@@ -12,8 +14,10 @@ const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
 /// `sha256:` and the hash of `bytes` in hexadecimal.
 pub fn digest(bytes: &[u8]) -> String {
-    let hex: String = hash(&SHA256, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{hex}")
+    hash(&SHA256, bytes).as_ref().iter().fold(String::from("sha256:"), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    })
 }
 
 /// An image in parts, ready to be pushed.

@@ -206,10 +206,10 @@ impl Process {
     /// Waits for its end.
     pub async fn exited(&self, within: Duration) -> ExitStatus {
         let mut exit = self.exited.clone();
-        match timeout(within, exit.wait_for(Option::is_some)).await {
-            Ok(status) => status.unwrap().unwrap(),
-            Err(_) => panic!("{} did not end within {within:?}:\n{}", self.name, self.tail(40)),
-        }
+        let Ok(status) = timeout(within, exit.wait_for(Option::is_some)).await else {
+            panic!("{} did not end within {within:?}:\n{}", self.name, self.tail(40));
+        };
+        status.unwrap().unwrap()
     }
 
     /// Sends a signal: `"TERM"`, `"KILL"`, `"STOP"`, `"CONT"`.
@@ -240,9 +240,9 @@ pub fn free_port(address: IpAddr) -> u16 {
     const FIRST: u16 = 20_000;
     const COUNT: u16 = 12_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let own = u16::try_from(u64::from(std::process::id()) * 97 % u64::from(COUNT)).unwrap();
+    let own = u16::try_from(std::process::id() % u32::from(COUNT)).unwrap();
     (0..COUNT)
-        .map(|_| FIRST + (u32::from(own) + u32::from(NEXT.fetch_add(1, Ordering::Relaxed))) as u16 % COUNT)
+        .map(|_| FIRST + (own + NEXT.fetch_add(1, Ordering::Relaxed) % COUNT) % COUNT)
         .find(|port| TcpListener::bind((address, *port)).is_ok())
         .expect("a free port")
 }

@@ -33,9 +33,8 @@ pub async fn until<K>(api: Api<K>, name: &str, what: &str, condition: impl Condi
 where
     K: Clone + Debug + Send + DeserializeOwned + Resource + 'static,
 {
-    match timeout(MOMENT, await_condition(api, name, condition)).await {
-        Ok(Ok(object)) => object,
-        Ok(Err(error)) => panic!("{name}: {what}: {error:#}"),
-        Err(_) => panic!("{name}: {what}: not within {MOMENT:?}"),
-    }
+    let Ok(object) = timeout(MOMENT, await_condition(api, name, condition)).await else {
+        panic!("{name}: {what}: not within {MOMENT:?}");
+    };
+    object.unwrap_or_else(|error| panic!("{name}: {what}: {error:#}"))
 }
