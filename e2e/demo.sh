@@ -78,25 +78,23 @@ digest=$(crane digest --insecure "$image")
 pinned=localhost:$port/shop/checkout@$digest
 
 chapter "Lazaretto, installed by helm"
-show helm install lazaretto "$root/charts/lazaretto" --namespace $namespace --create-namespace
+# The Service's port is 443, unless only root may listen on that.
+port443=$(cat /proc/sys/net/ipv4/ip_unprivileged_port_start 2>/dev/null || echo 1024)
+values=(); [ "$(id -u)" = 0 ] || [ "$port443" -le 443 ] || values=(--set webhook.servicePort=8443)
+show helm install lazaretto "$root/charts/lazaretto" --namespace $namespace --create-namespace "${values[@]}"
 
-# There is no kubelet to start the Deployment's pods, so one process stands in for them: with the pod's name, the chart's
+# There is no kubelet to start the Deployment's pods, so one process stands in for them: with a pod's name, the chart's
 # arguments and its ServiceAccount's rights. It listens where the webhook's Service is.
-deployment() { kubectl get deployment --namespace $namespace --selector app.kubernetes.io/instance=lazaretto -o "jsonpath=$1"; }
-service() { kubectl get service lazaretto-webhook --namespace $namespace -o "jsonpath=$1"; }
-account=$(deployment '{.items[0].spec.template.spec.serviceAccountName}')
-container='{range .items[0].spec.template.spec.containers[0]'
-readarray -t arguments < <(deployment "$container.args[*]}{@}{\"\\n\"}{end}")
-readarray -t values < <(deployment "$container.env[*]}{.name}={.value}{\"\\n\"}{end}")
-webhook=$(service '{.spec.clusterIP}'):$(service '{.spec.ports[0].port}')
+get() { kubectl get --namespace $namespace "$1" -o "jsonpath=$2"; }
+account=$(get deployment/lazaretto '{.spec.template.spec.serviceAccountName}')
+webhook=$(get service/lazaretto-webhook '{.spec.clusterIP}:{.spec.ports[0].port}')
 admin=${webhook%:*}:8080
-port443="$(sysctl -n net.ipv4.ip_unprivileged_port_start 2>/dev/null || echo 1024)"
-[ "$(id -u)" = 0 ] || [ "${webhook##*:}" -ge "$port443" ] ||
-  fail "only root may listen on port ${webhook##*:}: run as root, or set net.ipv4.ip_unprivileged_port_start to ${webhook##*:}"
+pod() { get pods '{.items[0].metadata.name}'; }
+await "the Deployment has pods" pod
+readarray -t arguments < <(get deployment/lazaretto '{range .spec.template.spec.containers[0].args[*]}{@}{"\n"}{end}' |
+  sed -e "s/\$(POD_NAME)/$(pod)/; s/\$(POD_NAMESPACE)/$namespace/" -e '/^--webhook-address=/d; /^--admin-address=/d; /^$/d')
 sed "s/token: .*}}/token: $(kubectl create token "$account" --namespace $namespace --duration 24h)}}/" kubeconfig > replica.kubeconfig
-pods() { kubectl get pods --namespace $namespace -o 'jsonpath={.items[0].metadata.name}'; }
-await "the Deployment has pods" pods
-start replica env "${values[@]}" KUBECONFIG=replica.kubeconfig POD_NAME="$(pods)" POD_NAMESPACE=$namespace \
+start replica env POD_NAME="$(pod)" POD_NAMESPACE=$namespace KUBECONFIG=replica.kubeconfig \
   lazaretto "${arguments[@]}" --webhook-address="$webhook" --admin-address="$admin"
 ready() { kill -0 "$(cat replica.pid)" && kubectl get --raw /readyz --server "http://$admin"; }
 await "the replica is ready" ready

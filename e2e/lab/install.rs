@@ -1,6 +1,6 @@
 //! The chart, installed by helm, and its webhook's Service.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use k8s_openapi::api::apps::v1::Deployment;
@@ -14,7 +14,7 @@ use super::replica::Replica;
 use super::wait::{MOMENT, eventually};
 use super::{Lab, ROOT};
 
-/// The release's name.
+/// The release's name, which is also that of its Deployment.
 pub const RELEASE: &str = "lazaretto";
 /// The namespace it is installed into.
 pub const NAMESPACE: &str = "lazaretto-system";
@@ -50,11 +50,7 @@ impl Installation {
 
     /// The Deployment as the API server holds it.
     pub async fn deployment(&self, lab: &Lab) -> Deployment {
-        let deployments: Api<Deployment> = Api::namespaced(lab.client().await, NAMESPACE);
-        let selector = ListParams::default().labels(&format!("app.kubernetes.io/instance={RELEASE}"));
-        let mut all = deployments.list(&selector).await.unwrap().items;
-        assert_eq!(all.len(), 1, "the release has one Deployment");
-        all.remove(0)
+        Api::namespaced(lab.client().await, NAMESPACE).get(RELEASE).await.unwrap()
     }
 
     /// Starts one replica: the program, in the place of a pod of the Deployment. It takes requests once it is ready.
@@ -102,11 +98,18 @@ impl Installation {
     }
 }
 
+/// The Service's port, unless the values name it: 443, or a higher one where only root may listen on that.
+fn service_port(lab: &Lab) -> Option<&'static str> {
+    let forbidden = TcpListener::bind((lab.addresses.control_plane(), 443));
+    forbidden.is_err().then_some("webhook.servicePort=8443")
+}
+
 async fn helm(lab: &Lab, verb: &str, values: &[(&str, &str)]) -> Output {
     let chart = format!("{ROOT}/charts/lazaretto");
     let mut arguments = vec![verb, RELEASE, chart.as_str(), "--namespace", NAMESPACE];
     arguments.push(if verb == "install" { "--create-namespace" } else { "--reuse-values" });
     let values: Vec<_> = values.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    arguments.extend(service_port(lab).iter().flat_map(|value| ["--set", *value]));
     arguments.extend(values.iter().flat_map(|value| ["--set", value.as_str()]));
     lab.helm(&arguments).await
 }

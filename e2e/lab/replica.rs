@@ -6,7 +6,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Container, EnvVar};
+use k8s_openapi::api::core::v1::Container;
 
 use super::Lab;
 use super::forwarder::{Forwarder, Membership};
@@ -37,7 +37,8 @@ impl Replica {
         let ip = lab.addresses.replica(number);
         let (webhook, admin) = (SocketAddr::new(ip, WEBHOOK_PORT), SocketAddr::new(ip, ADMIN_PORT));
         let environment = environment(container, pod, ip);
-        let mut arguments = arguments(container, &environment);
+        let arguments = container.args.iter().flatten();
+        let mut arguments: Vec<_> = arguments.map(|argument| expand(argument, &environment)).collect();
         replace_flag(&mut arguments, "--webhook-address", webhook);
         replace_flag(&mut arguments, "--admin-address", admin);
         let mut program = Program::new(&format!("replica-{number}"), env!("CARGO_BIN_EXE_lazaretto"), lab.directory())
@@ -128,24 +129,24 @@ fn sum(metrics: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
 
 /// The container's environment, with what the kubelet would fill in.
 fn environment(container: &Container, pod: &str, ip: IpAddr) -> BTreeMap<String, String> {
-    let value = |variable: &EnvVar| {
-        let Some(source) = &variable.value_from else { return variable.value.clone().unwrap_or_default() };
-        let field = source.field_ref.as_ref().map(|field| field.field_path.as_str());
-        match field {
-            Some("metadata.name") => pod.to_owned(),
-            Some("metadata.namespace") => NAMESPACE.to_owned(),
-            Some("status.podIP") => ip.to_string(),
-            _ => panic!("the laboratory cannot fill in {}: {source:?}", variable.name),
-        }
-    };
-    container.env.iter().flatten().map(|variable| (variable.name.clone(), value(variable))).collect()
+    let mut environment = BTreeMap::new();
+    for variable in container.env.iter().flatten() {
+        let field = variable.value_from.as_ref().map(|source| source.field_ref.as_ref().map(|field| &*field.field_path));
+        let value = match field {
+            None => expand(variable.value.as_deref().unwrap_or_default(), &environment),
+            Some(Some("metadata.name")) => pod.to_owned(),
+            Some(Some("metadata.namespace")) => NAMESPACE.to_owned(),
+            Some(Some("status.podIP")) => ip.to_string(),
+            Some(_) => panic!("the laboratory cannot fill in {variable:?}"),
+        };
+        environment.insert(variable.name.clone(), value);
+    }
+    environment
 }
 
-/// The container's arguments, `$(NAME)` expanded.
-fn arguments(container: &Container, environment: &BTreeMap<String, String>) -> Vec<String> {
-    let expand =
-        |argument: &String| environment.iter().fold(argument.clone(), |text, (name, value)| text.replace(&format!("$({name})"), value));
-    container.args.iter().flatten().map(expand).collect()
+/// `$(NAME)` replaced by the variable's value, where there is one.
+fn expand(text: &str, environment: &BTreeMap<String, String>) -> String {
+    environment.iter().fold(text.to_owned(), |text, (name, value)| text.replace(&format!("$({name})"), value))
 }
 
 /// Takes out `flag value` and `flag=value`, and puts in our own.
@@ -155,4 +156,31 @@ fn replace_flag(arguments: &mut Vec<String>, flag: &str, value: SocketAddr) {
     }
     arguments.retain(|argument| !argument.starts_with(&format!("{flag}=")));
     arguments.push(format!("{flag}={value}"));
+}
+
+#[test]
+fn a_replica_gets_what_the_kubelet_would_give_it() {
+    let container = serde_json::from_value(serde_json::json!({
+        "name": "c",
+        "env": [
+            { "name": "POD_NAME", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } },
+            { "name": "NO_PROXY", "value": "a,$(POD_NAME),$(OTHER)" },
+        ],
+    }));
+    let environment = environment(&container.unwrap(), "pod-1", [127, 0, 0, 1].into());
+    assert_eq!(environment["NO_PROXY"], "a,pod-1,$(OTHER)");
+    assert_eq!(expand("--pod-name=$(POD_NAME)", &environment), "--pod-name=pod-1");
+    let mut arguments = ["serve", "--a=1", "--b", "2", "--c"].map(String::from).to_vec();
+    replace_flag(&mut arguments, "--a", SocketAddr::from(([127, 0, 0, 1], 1)));
+    replace_flag(&mut arguments, "--b", SocketAddr::from(([127, 0, 0, 1], 2)));
+    assert_eq!(arguments, ["serve", "--c", "--a=127.0.0.1:1", "--b=127.0.0.1:2"]);
+}
+
+#[test]
+fn a_metric_is_the_sum_of_its_series() {
+    let metrics = "# TYPE n counter\nn_total{a=\"x\",b=\"1\"} 2\nn_total{a=\"x\",b=\"2\"} 3\nn_total{a=\"y\"} 5\nm 7\n";
+    assert!((sum(metrics, "n_total", &[("a", "x")]) - 5.0).abs() < f64::EPSILON);
+    assert!((sum(metrics, "n_total", &[]) - 10.0).abs() < f64::EPSILON);
+    assert!((sum(metrics, "m", &[]) - 7.0).abs() < f64::EPSILON);
+    assert!(sum(metrics, "n", &[]).abs() < f64::EPSILON);
 }
