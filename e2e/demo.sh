@@ -22,7 +22,7 @@ if [ -z "${LAZARETTO_BINARY:-}" ]; then
 fi
 dir=$(mktemp -d "${TMPDIR:-/tmp}/lazaretto-demo.XXXXXX"); dir=$(cd "$dir" && pwd -P); cd "$dir"
 mkdir bin; ln -s "$LAZARETTO_BINARY" bin/lazaretto
-export PATH=$dir/bin:$tools:$PATH HOME=$dir # no cache and no configuration of the developer's own
+export PATH=$dir/bin:$tools:$PATH
 
 finish() {
   local status=$?
@@ -62,7 +62,7 @@ answers() { (exec 3<> "/dev/tcp/$1/$2") 2>/dev/null; }
 
 chapter "A control plane: etcd, kube-apiserver, kube-controller-manager"
 "$here/control-plane.sh" "$dir" > /dev/null
-export KUBECONFIG=$dir/kubeconfig
+export KUBECONFIG=$dir/kubeconfig HOME=$dir # from here on no cache and no configuration of the developer's own
 show kubectl version
 
 chapter "A registry, and an image that a build has just pushed"

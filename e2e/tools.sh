@@ -46,8 +46,8 @@ for tool in $wanted; do from_assets "$tool" || [ -x "$cache/$tool" ] || missing=
 
 first_time() { # how long a build takes on two cores when Go's own build cache is empty
   case $1 in
-    kube-apiserver | kubectl) echo "about 5 min" ;;
-    helm) echo "about 3 min" ;;
+    kube-apiserver) echo "about 5 min" ;;
+    kubectl | helm) echo "about 3 min" ;;
     etcd | registry | kube-controller-manager | kubelet) echo "about 1 min" ;;
     *) echo "less than 1 min" ;;
   esac
