@@ -1,1 +1,1 @@
-//! Registry credentials out of Secrets.
+//! Credentials out of Secrets: the Registry's own in our namespace, and, where the installation opts in, a pod's pull secrets.
