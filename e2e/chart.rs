@@ -95,17 +95,18 @@ fn refusal<T: Debug>(result: kube::Result<T>) -> (u16, String) {
 #[tokio::test]
 async fn what_it_renders_is_what_is_committed() {
     let lab = Lab::start().await;
+    update_definitions();
     for name in values_files() {
         let rendered = template(lab, &["--values", &format!("{}/ci/{name}.yaml", chart())]).await.ok().stdout;
         let file = format!("{}/ci/rendered/{name}.yaml", chart());
-        if std::env::var_os("UPDATE_RENDERED").is_some() {
+        if updating() {
             std::fs::write(&file, &rendered).unwrap();
         }
         let committed = std::fs::read_to_string(&file).unwrap();
         let differs = rendered.lines().zip(committed.lines()).position(|(new, old)| new != old);
         assert!(
             rendered == committed,
-            "{file} is not what the chart renders, from line {differs:?} on: look at it, then run this test with UPDATE_RENDERED=1"
+            "{file} is not what the chart renders, from line {differs:?} on: look at it, then run this test with UPDATE_CHART=1"
         );
         assert!(!rendered.contains("helm.sh/hook"), "{name}: a hook");
     }
@@ -200,16 +201,31 @@ async fn it_refuses_combinations_that_cannot_work() {
 
 #[test]
 fn its_definitions_are_those_of_the_program() {
-    let folder = format!("{}/files/crds", chart());
-    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
+    update_definitions();
+    let mut files: Vec<_> = std::fs::read_dir(definitions_folder()).unwrap().map(|file| file.unwrap().path()).collect();
     files.sort();
-    let of_the_chart: Vec<Value> =
-        files.iter().map(|file| serde_saphyr::from_str(&std::fs::read_to_string(file).unwrap()).unwrap()).collect();
     let of_the_program = lazaretto::api::definitions();
-    assert_eq!(of_the_chart.len(), of_the_program.len());
-    for (chart, program) in of_the_chart.into_iter().zip(of_the_program) {
-        let chart: CustomResourceDefinition = serde_json::from_value(chart).unwrap();
-        assert!(chart == program, "the chart's {:?} is not what the types generate", program.metadata.name);
+    assert_eq!(files.len(), of_the_program.len());
+    for (file, program) in files.into_iter().zip(of_the_program) {
+        let chart: CustomResourceDefinition = serde_saphyr::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+        assert!(chart == program, "{} is not what the types generate: run this test with UPDATE_CHART=1", file.display());
+    }
+}
+
+fn updating() -> bool {
+    std::env::var_os("UPDATE_CHART").is_some()
+}
+
+fn definitions_folder() -> String {
+    format!("{}/files/crds", chart())
+}
+
+fn update_definitions() {
+    if updating() {
+        for definition in lazaretto::api::definitions() {
+            let file = format!("{}/{}.yaml", definitions_folder(), definition.spec.names.plural);
+            std::fs::write(file, serde_saphyr::to_string(&definition).unwrap()).unwrap();
+        }
     }
 }
 
@@ -233,7 +249,6 @@ async fn its_pods_meet_the_restricted_standard() {
     .await;
 }
 
-/// An alert on a metric that does not exist never fires.
 #[test]
 fn its_rendered_output_can_be_read() {
     let rendered = std::fs::read_to_string(format!("{}/ci/rendered/everything.yaml", chart())).unwrap();
