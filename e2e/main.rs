@@ -6,6 +6,7 @@
     reason = "clippy allows these in #[test] functions; here the helpers around them fail the same way"
 )]
 
+mod chart;
 #[allow(dead_code, reason = "a laboratory has tools for the experiments to come")]
 mod lab;
 mod smoke;
