@@ -218,7 +218,7 @@ async fn kubectl_shows_and_explains_them() {
         ("waivers", "NAME REQUIREMENTS EXPIRES ACTIVE BY REASON"),
     ] {
         let client = lab.client().await;
-        let request = http::Request::get(format!("/apis/lazaretto.dev/v1alpha1/{}", resource))
+        let request = http::Request::get(format!("/apis/lazaretto.dev/v1alpha1/{resource}"))
             .header("accept", "application/json;as=Table;g=meta.k8s.io;v=v1")
             .body(Vec::new())
             .unwrap();
