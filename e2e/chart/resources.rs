@@ -237,3 +237,19 @@ async fn kubectl_shows_and_explains_them() {
         assert!(words.join(" ").contains(text), "{explained}");
     }
 }
+
+/// The manifests in the documentation, applied by the person they name.
+#[tokio::test]
+async fn the_examples_in_the_documentation_are_accepted() {
+    let lab = installed().await;
+    let jane = lab.kubeconfig_as("jane", &["system:masters"]);
+    let document = std::fs::read_to_string(format!("{}/docs/resources.md", crate::lab::ROOT)).unwrap();
+    let examples: Vec<_> = document.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert!(examples.len() > 5);
+    for (number, example) in examples.into_iter().enumerate() {
+        let file = lab.directory().join(format!("example-{number}.yaml"));
+        std::fs::write(&file, example).unwrap();
+        let create = ["create", "--dry-run=server", "--validate=strict", "-f", file.to_str().unwrap()];
+        lab.kubectl_with(&jane, &create).await.ok();
+    }
+}
