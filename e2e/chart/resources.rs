@@ -104,7 +104,7 @@ async fn a_registry() {
     accepts(kind, limits(json!({ "requestsPerSecond": 1 }))).await;
     refuses(kind, limits(json!({ "requestsPerSecond": 0 })), "spec.limits.requestsPerSecond in body should be greater than or equal to 1")
         .await;
-    refuses(kind, limits(json!({ "timeoutSeconds": 61 })), "spec.limits.timeoutSeconds in body should be less than or equal to 60").await;
+    refuses(kind, limits(json!({ "timeoutSeconds": 21 })), "spec.limits.timeoutSeconds in body should be less than or equal to 20").await;
     let half = json!({ "hosts": ["a"], "quarantine": { "processor": { "namespace": "scanner" } } });
     refuses(kind, half, "spec.quarantine.processor.serviceAccount: Required value").await;
 
