@@ -2,8 +2,9 @@
 //! released, on record, so that switching quarantine on in a living cluster locks nobody out.
 //!
 //! Once a Registry: `status.adoption` says when and how much, and only we may write it (the guard sees to that). An image that is
-//! known to be bad is never adopted. What runs is adopted as it is; what is only named must be confirmed by the registry, or a
-//! template could name today what is pushed tomorrow.
+//! known to be bad is never adopted, even if nobody kept the flag in the meantime. What runs is adopted as it is; what is only named must
+//! be confirmed by the registry, or a template could name today what is pushed tomorrow. For the same reason an old template counts from
+//! the last change of an image in it.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -20,7 +21,7 @@ use tokio::time::Instant;
 
 use super::{Term, inventory};
 use crate::{
-    api::{Adoption, Provider, State},
+    api::{Adoption, ImageStatus, Provider, State},
     facts::{Facts, Manifest, Outcome},
     history::{self, Observation},
     image::{Reference, Subject},
@@ -46,8 +47,8 @@ pub struct Template {
     pub image: String,
     /// The namespace of the workload.
     pub namespace: String,
-    /// When the workload was made.
-    pub created: Option<Timestamp>,
+    /// Since when the workload names it.
+    pub since: Option<Timestamp>,
 }
 
 /// Every image that a template names.
@@ -77,12 +78,9 @@ where
             let json = serde_json::to_string(object).map_err(|error| error.to_string())?;
             if let Ok(Some(template)) = pod::template(kind, &json) {
                 let namespace = object.namespace().unwrap_or_default();
-                let created = object.creation_timestamp().map(|time| time.0);
-                all.extend(template.images().map(|named| Template {
-                    image: named.image.to_owned(),
-                    namespace: namespace.clone(),
-                    created,
-                }));
+                let since = inventory::named_since(object.meta());
+                let named = template.images();
+                all.extend(named.map(|named| Template { image: named.image.to_owned(), namespace: namespace.clone(), since }));
             }
         }
         count += list.items.len();
@@ -104,8 +102,8 @@ async fn find(term: &Term, registry: &RegistryEntry, instant: Timestamp) -> Resu
     let mut found = Found::default();
     let rules = term.operator.index.read().rules();
     let ours = |image: &Reference| rules.registry_of(image).is_some_and(|entry| entry.name == registry.name);
-    let older = |created: Option<Timestamp>| created.is_some_and(|created| created <= instant);
-    for pod in term.inventory.snapshot().into_iter().filter(|pod| older(pod.created)) {
+    let older = |since: Option<Timestamp>| since.is_some_and(|since| since <= instant);
+    for pod in term.inventory.snapshot().into_iter().filter(|pod| older(pod.since)) {
         for running in &pod.containers {
             let Some((image, subject)) = inventory::running_subject(running) else { continue };
             if !ours(&image) {
@@ -117,7 +115,7 @@ async fn find(term: &Term, registry: &RegistryEntry, instant: Timestamp) -> Resu
             found.named.insert(image, pod.namespace.to_string());
         }
     }
-    for template in templates(&term.operator.client).await?.into_iter().filter(|template| older(template.created)) {
+    for template in templates(&term.operator.client).await?.into_iter().filter(|template| older(template.since)) {
         if let Ok(image) = Reference::parse(&template.image)
             && ours(&image)
         {
@@ -149,7 +147,7 @@ pub(super) async fn go_on(term: &Term, registry: &Arc<RegistryEntry>, access: &A
         match outcome {
             Outcome::Found(digest) => adopted += u32::from(adopt(term, &image.with_digest(digest), &namespace).await?),
             Outcome::Absent | Outcome::Hidden | Outcome::Refused | Outcome::Blocked(_) | Outcome::Misbehaved(_) => {
-                unconfirmed.push(image.to_string())
+                unconfirmed.push(image.to_string());
             }
             Outcome::Pending(_) | Outcome::Unavailable(_) | Outcome::Unauthorized(_) | Outcome::Busy(_) => {
                 unconfirmed.push(image.to_string());
@@ -171,8 +169,13 @@ async fn adopt(term: &Term, subject: &Subject, namespace: &str) -> Result<bool, 
     if !term.may_write() {
         return Err("no longer leading".to_owned());
     }
+    let clipped = |error: crate::writer::WriteError| history::clip(&error.to_string(), 300);
     let known = term.operator.index.read().image(subject);
-    if known.is_some_and(|known| known.facts.provider == Provider::Managed) {
+    if known.as_ref().is_some_and(|known| known.facts.provider == Provider::Managed) {
+        return Ok(false);
+    }
+    let name = known.map_or_else(|| subject.object_name(), |known| known.name.clone());
+    if term.operator.writer.get(&name).await.map_err(clipped)?.is_some_and(|object| was_bad(&object, subject)) {
         return Ok(false);
     }
     let now = Timestamp::now();
@@ -191,6 +194,42 @@ async fn adopt(term: &Term, subject: &Subject, namespace: &str) -> Result<bool, 
             term.operator.index.write().apply_image(&object, now);
             Ok(object.status.is_some_and(|status| status.state == State::Released))
         }
-        Err(error) => Err(history::clip(&error.to_string(), 300)),
+        Err(error) => Err(clipped(error)),
+    }
+}
+
+/// Whether the image was bad when somebody last kept its flag: by a person's decision, or else by the last transition that says so.
+fn was_bad(object: &ImageStatus, subject: &Subject) -> bool {
+    let decided = object.spec.quarantine.as_ref().map(|decision| State::from(decision.state));
+    let kept = || {
+        let states = object.status.iter().flat_map(|status| status.history.iter().rev()).map(|transition| transition.state);
+        states.into_iter().find(|state| !matches!(state, State::Unmanaged | State::Pending))
+    };
+    object.spec.subject == subject.to_string() && decided.or_else(kept).is_some_and(State::is_bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_bad_is_not_adopted_because_nobody_kept_the_flag_for_a_while() {
+        let subject: Subject = format!("registry.corp/app@sha256:{}", "a".repeat(64)).parse().unwrap();
+        let bad = |decision: Option<&str>, states: &[&str]| {
+            let transition = |(number, state)| serde_json::json!({"number": number, "at": "2026-01-01T00:00:00Z", "state": state, "by": "b", "reason": "r"});
+            let history: Vec<_> = (1..).zip(states).map(transition).collect();
+            let decision = decision.map(|state| serde_json::json!({"state": state, "by": "b", "reason": "r"}));
+            let object = serde_json::json!({
+                "apiVersion": "lazaretto.dev/v1alpha1", "kind": "ImageStatus", "metadata": {"name": "n"},
+                "spec": {"subject": subject.to_string(), "quarantine": decision}, "status": {"history": history},
+            });
+            was_bad(&serde_json::from_value(object).unwrap(), &subject)
+        };
+        assert!(bad(None, &["Quarantined", "Unmanaged"]));
+        assert!(bad(None, &["Released", "Failed", "Unmanaged", "Pending"]));
+        assert!(!bad(None, &["Quarantined", "Released", "Unmanaged"]));
+        assert!(!bad(None, &["Unmanaged"]) && !bad(None, &[]));
+        assert!(bad(Some("Failed"), &["Unmanaged"]), "a decision that nobody carried out yet");
+        assert!(!bad(Some("Released"), &["Quarantined", "Unmanaged"]));
     }
 }

@@ -112,8 +112,8 @@ pub struct Held {
     pub name: Arc<str>,
     /// The account that it runs as.
     pub service_account: Arc<str>,
-    /// When it was made.
-    pub created: Option<jiff::Timestamp>,
+    /// When it was made, or when an image in it was last changed.
+    pub since: Option<jiff::Timestamp>,
     /// Its containers.
     pub containers: Vec<Running>,
 }
@@ -159,7 +159,7 @@ impl Inventory {
             namespace: self.text(&pod.namespace().unwrap_or_default()),
             name: pod.name_any().into(),
             service_account: self.text(spec.service_account_name.as_deref().unwrap_or("default")),
-            created: pod.creation_timestamp().map(|time| time.0),
+            since: named_since(&pod.metadata),
             containers,
         };
         if self.pods.get(&uid) == Some(&held) {
@@ -261,6 +261,19 @@ pub(super) async fn watch(term: Term) {
     }
 }
 
+/// Since when an object names the images that it names: its creation, or the last change by somebody whose part of it holds an image.
+/// The API server keeps these times, to the second, with the owners of fields.
+#[must_use]
+pub fn named_since(metadata: &ObjectMeta) -> Option<jiff::Timestamp> {
+    fn holds_image(fields: &serde_json::Value) -> bool {
+        fields.as_object().is_some_and(|fields| fields.iter().any(|(key, inner)| key == "f:image" || holds_image(inner)))
+    }
+    let entries = metadata.managed_fields.iter().flatten();
+    let changes = entries.filter(|entry| entry.fields_v1.as_ref().is_some_and(|fields| holds_image(&fields.0["f:spec"])));
+    let changed = changes.filter_map(|entry| entry.time.as_ref()).map(|time| time.0).max();
+    metadata.creation_timestamp.as_ref().map(|created| changed.map_or(created.0, |changed| changed.max(created.0)))
+}
+
 /// The digest in what a node reports as the running image: of an index, of an image in it, or of its configuration.
 #[must_use]
 pub fn running_digest(image_id: &str) -> Option<Digest> {
@@ -303,6 +316,26 @@ mod tests {
         json["status"]["phase"] = "Succeeded".into();
         assert!(inventory.apply(&pod(json)));
         assert_eq!(inventory.pods().count(), 0);
+    }
+
+    #[test]
+    fn an_image_is_named_since_the_last_change_of_an_image() {
+        let entry = |time: &str, fields: serde_json::Value| serde_json::json!({"manager": "m", "operation": "Update", "time": time, "fieldsType": "FieldsV1", "fieldsV1": fields});
+        let template = |inner: serde_json::Value| serde_json::json!({"f:spec": {"f:template": {"f:spec": inner}}});
+        let image = serde_json::json!({"f:containers": {r#"k:{"name":"c"}"#: {".": {}, "f:image": {}}}});
+        let since = |entries: Vec<serde_json::Value>| {
+            let metadata = serde_json::json!({"creationTimestamp": "2026-01-01T00:00:00Z", "managedFields": entries});
+            named_since(&serde_json::from_value(metadata).unwrap()).unwrap().to_string()
+        };
+        assert_eq!(since(vec![]), "2026-01-01T00:00:00Z");
+        let made = entry("2026-01-01T00:00:00Z", template(image.clone()));
+        let scaled = entry("2026-01-03T00:00:00Z", serde_json::json!({"f:spec": {"f:replicas": {}}}));
+        let reported = entry("2026-01-04T00:00:00Z", serde_json::json!({"f:status": {"f:image": {}}}));
+        assert_eq!(since(vec![made.clone(), scaled.clone(), reported.clone()]), "2026-01-01T00:00:00Z");
+        let changed = entry("2026-01-02T00:00:00Z", template(image.clone()));
+        assert_eq!(since(vec![made, scaled, changed, reported]), "2026-01-02T00:00:00Z");
+        let pod = entry("2026-01-02T00:00:00Z", serde_json::json!({"f:spec": image}));
+        assert_eq!(since(vec![pod]), "2026-01-02T00:00:00Z");
     }
 
     #[test]
