@@ -7,6 +7,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{
     Api, Resource as _,
     runtime::events::{Event, EventType, Recorder, Reporter},
@@ -67,8 +68,7 @@ async fn registry(term: Term, name: String) {
         let Some(entry) = term.operator.index.read().rules().registries.get(&name).cloned() else { return };
         let interval = match pass(&term, &api, &entry).await {
             Ok(status) => {
-                let failed = status.exceptions_total > 0
-                    || status.conditions.iter().any(|condition| condition.type_ == "Reachable" && condition.status != "True");
+                let failed = status.exceptions_total > 0 || wrong(&status).is_some();
                 if failed {
                     term.operator.metrics.failed_passes.inc();
                 }
@@ -88,13 +88,19 @@ async fn registry(term: Term, name: String) {
     }
 }
 
+/// The condition that kept a pass from looking at anything.
+fn wrong(status: &RegistryStatus) -> Option<&Condition> {
+    status.conditions.iter().find(|condition| {
+        condition.type_ == "Reachable" && condition.status != "True" || condition.type_ == "Authorized" && condition.status == "False"
+    })
+}
+
 /// A failed pass is logged and shown, once when it begins to fail.
 async fn complain(term: &Term, recorder: &Recorder, entry: &RegistryEntry, status: &RegistryStatus) {
-    let reachable = status.conditions.iter().find(|condition| condition.type_ == "Reachable");
-    let why = reachable.map_or("", |condition| condition.message.as_str());
-    let note = match status.exceptions.first() {
-        Some(first) => format!("{} images could not be looked at; {}: {}", status.exceptions_total, first.subject, first.reason),
-        None => why.to_owned(),
+    let note = match (wrong(status), status.exceptions.first()) {
+        (Some(condition), _) => condition.message.clone(),
+        (None, Some(first)) => format!("{} images could not be looked at; {}: {}", status.exceptions_total, first.subject, first.reason),
+        (None, None) => String::new(),
     };
     tracing::warn!(target: crate::audit::TARGET, event = "failed-pass", registry = entry.name, reason = note, "failed pass");
     let mut object = Registry::new(&entry.name, entry.spec.clone());
