@@ -29,6 +29,10 @@ use crate::{
 /// How soon a write that failed is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
 
+/// How long this replica must have been ready before it fills a configuration without entries: until then the Service may not know of it,
+/// and enforced namespaces would start no pods.
+const SETTLE: Duration = Duration::from_secs(5);
+
 /// How often what stands is compared when nothing seems to change.
 const EVERY: Duration = Duration::from_secs(60);
 
@@ -41,11 +45,13 @@ pub(super) async fn run(term: Term) {
     let mut events = std::pin::pin!(watcher(api.clone(), config).default_backoff());
     let mut keeper = Keeper { term, api, standing: None, owner: None, brake: Brake::default() };
     let mut listed = false;
+    let mut ready_since = None;
     let mut rules = operator.rules_changed.clone();
     let mut bundle = operator.trust.bundle();
     loop {
-        let wait = if listed && operator.readiness.is_ready() {
-            match keeper.reconcile().await {
+        ready_since = operator.readiness.is_ready().then(|| ready_since.unwrap_or_else(Instant::now));
+        let wait = if let (true, Some(since)) = (listed, ready_since) {
+            match keeper.reconcile(since).await {
                 Ok(wait) => wait,
                 Err(error) => {
                     tracing::warn!(name, error, "the webhook configuration was not written; trying again");
@@ -85,7 +91,7 @@ struct Keeper {
 
 impl Keeper {
     /// Writes the entries when others stand. Returns after what time to look again, if nothing changes meanwhile.
-    async fn reconcile(&mut self) -> Result<Duration, String> {
+    async fn reconcile(&mut self, ready_since: Instant) -> Result<Duration, String> {
         let operator = self.term.operator.clone();
         // Not there: it is being uninstalled, or the chart is yet to make it.
         let Some(standing) = &self.standing else { return Ok(EVERY) };
@@ -99,9 +105,14 @@ impl Keeper {
         };
         let rules = operator.index.read().rules();
         let wanted = entries(&rules, &operator.settings, &bundle).webhooks;
+        let empty = standing.webhooks.as_ref().is_none_or(Vec::is_empty);
         let ours = standing.metadata.owner_references.iter().flatten().any(|one| *one == owner);
         if ours && standing.webhooks.as_deref().unwrap_or_default() == wanted {
             return Ok(EVERY);
+        }
+        let settling = SETTLE.saturating_sub(ready_since.elapsed());
+        if empty && !wanted.is_empty() && !settling.is_zero() {
+            return Ok(settling);
         }
         if !self.term.may_write() {
             return Ok(AGAIN);
