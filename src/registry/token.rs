@@ -182,7 +182,7 @@ pub(super) fn read_answer(body: &[u8], now: Timestamp) -> Result<(HeaderValue, D
     let lifetime = said.or_else(|| left_by_its_claims(&token, now)).unwrap_or(DEFAULT_LIFETIME).min(MOST_LIFETIME);
     // Better asked for once too often than shown too late.
     let margin = (lifetime / 5).min(Duration::from_secs(30));
-    Ok((value, lifetime - margin))
+    Ok((value, lifetime.saturating_sub(margin)))
 }
 
 /// A number of seconds, also as text or with a fraction.
