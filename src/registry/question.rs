@@ -17,7 +17,8 @@ use super::{
     challenge::{Challenge, challenge},
     failure::tidy,
     realm,
-    token::{self, Slot, TokenKey, Tokens},
+    slots::Slot,
+    token::{self, TokenKey, Tokens},
     transport::{Hop, Transport, outage, peer},
 };
 use crate::{facts::OutageKind, keyring::REFRESH_TOKEN_USER};
@@ -56,7 +57,7 @@ impl Question<'_> {
             if answer.status != StatusCode::UNAUTHORIZED {
                 return Ok(answer);
             }
-            slot.forget(&value);
+            slot.forget_if(|held| *held == value);
         }
         // Some registries challenge well only whoever shows nothing.
         let answer = self.fetch(ask, None).await?;
@@ -71,7 +72,7 @@ impl Question<'_> {
         if answer.status != StatusCode::UNAUTHORIZED {
             return Ok(answer);
         }
-        slot.forget(&value);
+        slot.forget_if(|held| *held == value);
         let told = match Failure::of(answer.status, &answer.headers, &answer.body, Timestamp::now()) {
             Failure::Unauthorized(told) => told,
             other => other.to_string(),
@@ -145,7 +146,7 @@ impl Question<'_> {
     }
 
     /// What to show, from the token server or the credentials themselves. One asks for a key at a time; whoever waited finds it done.
-    async fn authorization(&self, slot: &Slot, challenge: &Challenge) -> Result<HeaderValue, Failure> {
+    async fn authorization(&self, slot: &Slot<HeaderValue>, challenge: &Challenge) -> Result<HeaderValue, Failure> {
         let _renewing = slot.renewal.lock().await;
         if let Some(value) = slot.current() {
             return Ok(value);
@@ -156,7 +157,7 @@ impl Question<'_> {
                 self.token(realm, service.as_deref(), &token::scopes_to_ask(self.scopes, scopes)).await?
             }
         };
-        slot.keep(&value, lifetime);
+        slot.keep(value.clone(), lifetime);
         Ok(value)
     }
 
