@@ -215,7 +215,7 @@ impl Gate {
             let registry = rules.registry_of(image);
             let access = self
                 .wallet
-                .access(registry.map(AsRef::as_ref), image, bearer.namespace, bearer.service_account, &bearer.pull_secrets)
+                .access(registry.map(AsRef::as_ref), image, bearer.namespace, &bearer.pull_secrets)
                 .await;
             let asker = Asker {
                 namespace: bearer.namespace,

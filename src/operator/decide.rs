@@ -34,7 +34,7 @@ pub(super) async fn run(term: Term) {
         rules.mark_unchanged();
         let work: Vec<String> = {
             let index = operator.index.read();
-            let due = |known: &&std::sync::Arc<crate::index::Known>| known.waiting > 0 || known.undecided;
+            let due = |known: &&std::sync::Arc<crate::index::Known>| known.waiting > 0 || (known.undecided && !known.blank);
             index.images().filter(|(_, known)| due(known)).map(|(_, known)| known.name.clone()).collect()
         };
         let failed = stream::iter(work)
@@ -74,7 +74,8 @@ async fn decide(term: &Term, name: &str) -> Result<(), WriteError> {
     }) else {
         return Ok(());
     };
-    if !known.undecided || !term.may_write() {
+    // Nothing is decided about what the registry has not confirmed: the decision waits in the object for the first look.
+    if !known.undecided || known.blank || !term.may_write() {
         return Ok(());
     }
     let rules = operator.index.read().rules();
