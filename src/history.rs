@@ -1,1 +1,158 @@
-//! The numbered history of an image's transitions, and the merge that appends to it.
+//! The numbered history of an image's transitions, and the pure merge that appends to it.
+//!
+//! Any replica may write what it found; they meet at the API server, by `resourceVersion`. So the merge is a function of the
+//! object that is there and of one observation, and a lost race is another call with the newer object. Its rules:
+//!
+//! - the newer observation wins; an older one changes nothing;
+//! - bad (Quarantined, Failed) is cleared only by a newer *explicit* release, by whoever keeps the flag;
+//! - a transition is appended exactly when the state changes, with the next number; numbers have no gaps;
+//! - a transition whose audit line is not out yet is never forgotten: when [`MAX_HISTORY`] of them wait, the next one must wait too.
+
+use jiff::Timestamp;
+
+use crate::{
+    api::{self, Conditions, ImageStatus, ImageStatusStatus, MAX_HISTORY, MAX_OBJECT_BYTES, Provider, State, Transition},
+    facts::{Facts, Manifest},
+};
+
+/// Something that was seen or decided about one image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observation {
+    /// What it says.
+    pub facts: Facts,
+    /// The state was set on purpose by whoever keeps the flag, and did not merely come out so: only that clears bad.
+    pub explicit: bool,
+}
+
+/// What comes of an observation.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Merged {
+    /// The object says so already, or knows better.
+    Unchanged,
+    /// The status to write.
+    Changed(Box<ImageStatusStatus>),
+    /// Too many transitions wait for their audit lines; try again when the leader has written them.
+    Full,
+}
+
+/// Merges an observation into what is written.
+#[must_use]
+pub fn merge(object: &ImageStatus, seen: &Observation) -> Merged {
+    let old = object.status.clone().unwrap_or_default();
+    let facts = &seen.facts;
+    let first = old.history.is_empty();
+    if !first && old.observed_at.is_some_and(|at| at > facts.observed_at) {
+        return Merged::Unchanged;
+    }
+    let keeper_changed = old.provider != facts.provider;
+    if !first && old.state.is_bad() && !facts.state.is_bad() && !seen.explicit && !keeper_changed {
+        return Merged::Unchanged;
+    }
+    let mut new = old.clone();
+    new.provider = facts.provider;
+    if facts.manifest != Manifest::default() {
+        new.config = facts.manifest.config.as_ref().map(ToString::to_string);
+        new.children = facts.manifest.children.iter().take(16).map(|child| format!("{}={}", child.platform, child.digest)).collect();
+    }
+    if first || old.state != facts.state {
+        if waiting(&old) >= MAX_HISTORY {
+            return Merged::Full;
+        }
+        new.state = facts.state;
+        new.since = Some(facts.since);
+        new.by = clip(&facts.by, 128);
+        new.reason = clip(&facts.reason, 256);
+        new.details = clip(&facts.details, 512);
+        let number = old.history.last().map_or(1, |last| last.number + 1);
+        new.history.push(Transition { number, at: facts.observed_at, state: facts.state, by: clip(&facts.by, 128), reason: clip(&facts.reason, 64) });
+    } else if old.details != clip(&facts.details, 512) && !facts.details.is_empty() {
+        new.details = clip(&facts.details, 512);
+    }
+    if new == old {
+        return Merged::Unchanged;
+    }
+    new.observed_at = Some(facts.observed_at);
+    describe(&mut new.conditions, &facts.by, facts.state, object.metadata.generation, facts.observed_at);
+    fit(object, &mut new);
+    Merged::Changed(Box::new(new))
+}
+
+/// Marks that a decision of this generation of the spec has been dealt with, whatever came of it.
+#[must_use]
+pub fn settle_generation(object: &ImageStatus, status: &mut ImageStatusStatus) -> bool {
+    let changed = status.observed_generation != object.metadata.generation;
+    status.observed_generation = object.metadata.generation;
+    changed
+}
+
+/// How many transitions wait for their audit line.
+#[must_use]
+pub fn waiting(status: &ImageStatusStatus) -> usize {
+    status.history.iter().filter(|transition| transition.number > status.emitted_through).count()
+}
+
+fn describe(conditions: &mut Conditions, by: &str, state: State, generation: Option<i64>, now: Timestamp) {
+    let status = match state {
+        State::Released | State::Unmanaged => Some(true),
+        State::Quarantined | State::Failed => Some(false),
+        State::Pending => None,
+    };
+    api::set_condition(conditions, api::condition("Released", status, state.as_str(), &clip(&format!("by {by}"), 128), generation, now));
+}
+
+/// Forgets the oldest transitions whose audit lines are out, until there are at most [`MAX_HISTORY`] and the object is within its bytes.
+fn fit(object: &ImageStatus, status: &mut ImageStatusStatus) {
+    let fixed = serde_json::to_vec(&object.metadata).map_or(0, |bytes| bytes.len()) + serde_json::to_vec(&object.spec).map_or(0, |bytes| bytes.len());
+    // managedFields of a first write are not there yet; each writer's entry for the whole status costs about this much.
+    let reserve = if object.metadata.managed_fields.is_some() { 200 } else { 900 };
+    let budget = MAX_OBJECT_BYTES.saturating_sub(fixed + reserve);
+    let size = |status: &ImageStatusStatus| serde_json::to_vec(status).map_or(0, |bytes| bytes.len());
+    let forget = |status: &mut ImageStatusStatus| {
+        let out = status.history.first().is_some_and(|oldest| oldest.number <= status.emitted_through) && status.history.len() > 1;
+        if out {
+            status.history.remove(0);
+        }
+        out
+    };
+    while status.history.len() > MAX_HISTORY && forget(status) {}
+    while size(status) > budget && forget(status) {}
+    while size(status) > budget && !status.details.is_empty() {
+        let shorter = status.details.chars().count() / 2;
+        status.details = clip(&status.details, shorter);
+    }
+    while size(status) > budget && status.children.pop().is_some() {}
+}
+
+/// At most `limit` characters of a text, without control characters.
+#[must_use]
+pub fn clip(text: &str, limit: usize) -> String {
+    text.chars().filter(|character| !character.is_control()).take(limit).collect()
+}
+
+/// What a person's decision comes to where Lazaretto keeps the flag: a decision in the spec that the status does not show yet.
+#[must_use]
+pub fn decided(object: &ImageStatus, now: Timestamp) -> Option<Observation> {
+    let decision = object.spec.quarantine.as_ref()?;
+    let status = object.status.as_ref();
+    if status.is_some_and(|status| status.observed_generation.is_some() && status.observed_generation == object.metadata.generation) {
+        return None;
+    }
+    // Decisions are ordered by the object's generation, not by the clocks of replicas.
+    let now = status.and_then(|status| status.observed_at).map_or(now, |seen| seen.max(now));
+    Some(Observation {
+        facts: Facts {
+            state: decision.state.into(),
+            since: now,
+            by: decision.by.clone(),
+            reason: decision.reason.clone(),
+            details: decision.details.clone().unwrap_or_default(),
+            provider: Provider::Managed,
+            observed_at: now,
+            manifest: Manifest::default(),
+        },
+        explicit: true,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,352 @@
-//! Policies, registries, waivers and image statuses by name.
+//! Policies, registries, waivers, namespaces and image statuses by name: what the watches feed and reviews read.
+//!
+//! Pure: no client, no clock, no await. Two kinds of content live apart because they change at different speeds. The few
+//! resources that people write make a [`Rules`] value that is built anew on change and handed out as an `Arc`, so that a review
+//! sees one consistent set and holds no lock. Image statuses and namespaces are maps; an owned answer comes out of each look.
+//!
+//! An object that cannot be read keeps its last readable form, and the index says so ([`Index::unreadable`]): a policy that
+//! somebody breaks must not open anything.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+
+use crate::{
+    api::{self, ImageStatus, Provider, QuarantineProvider, State},
+    facts::{Child, Facts, Manifest},
+    image::{Reference, Subject},
+    policy::{Policy, RegistryEntry, Unreadable, Waiver},
+};
+
+/// What people wrote, made ready.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    /// Policies by name.
+    pub policies: BTreeMap<String, Arc<Policy>>,
+    /// Registries by name.
+    pub registries: BTreeMap<String, Arc<RegistryEntry>>,
+    /// Waivers by name.
+    pub waivers: BTreeMap<String, Arc<Waiver>>,
+    by_host: HashMap<String, Vec<Arc<RegistryEntry>>>,
+}
+
+impl Rules {
+    /// The Registry that speaks of this image; the first by name where several do.
+    #[must_use]
+    pub fn registry_of(&self, image: &Reference) -> Option<&Arc<RegistryEntry>> {
+        self.registry_for(image.registry(), image.repository())
+    }
+
+    /// The Registry that speaks of this host and repository; the first by name where several do.
+    #[must_use]
+    pub fn registry_for(&self, host: &str, repository: &str) -> Option<&Arc<RegistryEntry>> {
+        self.by_host.get(host)?.iter().find(|entry| entry.covers(repository))
+    }
+
+    fn rehost(&mut self) {
+        self.by_host.clear();
+        for entry in self.registries.values() {
+            for host in &entry.hosts {
+                self.by_host.entry(host.clone()).or_default().push(entry.clone());
+            }
+        }
+    }
+}
+
+/// One image status, as the index holds it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Known {
+    /// The object's name.
+    pub name: String,
+    /// What is known.
+    pub facts: Facts,
+    /// Numbers of transitions whose audit lines are not out.
+    pub waiting: usize,
+    /// A person decided something that no write of ours has answered yet.
+    pub undecided: bool,
+    /// Whether a person's decision stands in the spec.
+    pub decided: bool,
+    /// Since when nothing names it.
+    pub unused_since: Option<Timestamp>,
+    /// The history is empty: somebody made the object, and nothing was seen yet.
+    pub blank: bool,
+}
+
+impl Known {
+    /// Reads an object. `None` when its subject is no canonical name: nothing is ever looked up by it.
+    #[must_use]
+    pub fn read(object: &ImageStatus, now: Timestamp) -> Option<(Subject, Self)> {
+        let subject: Subject = object.spec.subject.parse().ok()?;
+        let status = object.status.clone().unwrap_or_default();
+        let pending = crate::history::decided(object, now);
+        let mut facts = Facts {
+            state: status.state,
+            since: status.since.unwrap_or(Timestamp::UNIX_EPOCH),
+            by: status.by,
+            reason: status.reason,
+            details: status.details,
+            provider: status.provider,
+            observed_at: status.observed_at.unwrap_or(Timestamp::UNIX_EPOCH),
+            manifest: Manifest {
+                config: status.config.and_then(|config| config.parse().ok()),
+                children: status
+                    .children
+                    .iter()
+                    .filter_map(|child| {
+                        let (platform, digest) = child.split_once('=')?;
+                        Some(Child { digest: digest.parse().ok()?, platform: platform.to_owned() })
+                    })
+                    .collect(),
+            },
+        };
+        let undecided = pending.is_some();
+        let blank = status.history.is_empty();
+        // A decision acts at once in every replica, not only when the leader has written it down.
+        if let Some(decision) = pending.filter(|_| facts.provider == Provider::Managed && !blank) {
+            let since = if decision.facts.state == facts.state { facts.since } else { decision.facts.since };
+            facts = Facts { since, manifest: facts.manifest, provider: facts.provider, ..decision.facts };
+        }
+        let waiting = status.history.iter().filter(|transition| transition.number > status.emitted_through).count();
+        let known = Self {
+            name: object.metadata.name.clone().unwrap_or_default(),
+            facts,
+            waiting,
+            undecided,
+            decided: object.spec.quarantine.is_some(),
+            unused_since: status.unused_since,
+            blank,
+        };
+        Some((subject, known))
+    }
+}
+
+/// The kinds of objects that can be unreadable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs, reason = "each is the resource of the same name")]
+pub enum Kind {
+    Policy,
+    Registry,
+    Waiver,
+}
+
+/// Everything that is known by watching.
+#[derive(Debug, Default)]
+pub struct Index {
+    rules: Arc<Rules>,
+    unreadable: BTreeMap<(Kind, String), Unreadable>,
+    images: HashMap<Subject, Vec<Arc<Known>>>,
+    subjects: HashMap<String, Subject>,
+    namespaces: HashMap<String, Arc<BTreeMap<String, String>>>,
+}
+
+impl Index {
+    /// What people wrote, made ready.
+    #[must_use]
+    pub fn rules(&self) -> Arc<Rules> {
+        self.rules.clone()
+    }
+
+    /// Objects that cannot be read, with the reason.
+    #[must_use]
+    pub const fn unreadable(&self) -> &BTreeMap<(Kind, String), Unreadable> {
+        &self.unreadable
+    }
+
+    /// Takes in a policy. Says whether anything changed.
+    pub fn apply_policy(&mut self, object: &api::QuarantinePolicy) -> bool {
+        let name = object.metadata.name.clone().unwrap_or_default();
+        let read = Policy::try_from(object);
+        self.hold(Kind::Policy, name, read, |rules, name, policy| {
+            rules.policies.insert(name, Arc::new(policy));
+        })
+    }
+
+    /// Takes in a registry. Says whether anything changed.
+    pub fn apply_registry(&mut self, object: &api::Registry) -> bool {
+        let name = object.metadata.name.clone().unwrap_or_default();
+        let read = RegistryEntry::try_from(object);
+        self.hold(Kind::Registry, name, read, |rules, name, entry| {
+            rules.registries.insert(name, Arc::new(entry));
+            rules.rehost();
+        })
+    }
+
+    /// Takes in a waiver. Says whether anything changed.
+    pub fn apply_waiver(&mut self, object: &api::Waiver) -> bool {
+        let name = object.metadata.name.clone().unwrap_or_default();
+        let read = Waiver::try_from(object);
+        self.hold(Kind::Waiver, name, read, |rules, name, waiver| {
+            rules.waivers.insert(name, Arc::new(waiver));
+        })
+    }
+
+    fn hold<T>(&mut self, kind: Kind, name: String, read: Result<T, Unreadable>, put: impl FnOnce(&mut Rules, String, T)) -> bool {
+        match read {
+            Ok(value) => {
+                self.unreadable.remove(&(kind, name.clone()));
+                put(Arc::make_mut(&mut self.rules), name, value);
+                true
+            }
+            Err(error) => self.unreadable.insert((kind, name), error.clone()) != Some(error),
+        }
+    }
+
+    /// An object of a kind that people write is gone.
+    pub fn delete(&mut self, kind: Kind, name: &str) {
+        self.unreadable.remove(&(kind, name.to_owned()));
+        let rules = Arc::make_mut(&mut self.rules);
+        match kind {
+            Kind::Policy => drop(rules.policies.remove(name)),
+            Kind::Registry => {
+                rules.registries.remove(name);
+                rules.rehost();
+            }
+            Kind::Waiver => drop(rules.waivers.remove(name)),
+        }
+    }
+
+    /// The names of a kind that are held, in a readable form or not: what a relist is compared with.
+    #[must_use]
+    pub fn names(&self, kind: Kind) -> Vec<String> {
+        let mut names: Vec<String> = match kind {
+            Kind::Policy => self.rules.policies.keys().cloned().collect(),
+            Kind::Registry => self.rules.registries.keys().cloned().collect(),
+            Kind::Waiver => self.rules.waivers.keys().cloned().collect(),
+        };
+        names.extend(self.unreadable.keys().filter(|(of, _)| *of == kind).map(|(_, name)| name.clone()));
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// Takes in an image status. Says whether anything changed.
+    pub fn apply_image(&mut self, object: &ImageStatus, now: Timestamp) -> bool {
+        let name = object.metadata.name.clone().unwrap_or_default();
+        let Some((subject, known)) = Known::read(object, now) else { return self.delete_image(&name) };
+        if let Some(held) = self.image_named(&name)
+            && self.subjects.get(&name) == Some(&subject)
+            && *held == known
+        {
+            return false;
+        }
+        self.delete_image(&name);
+        self.subjects.insert(name, subject.clone());
+        self.images.entry(subject).or_default().push(Arc::new(known));
+        true
+    }
+
+    /// An image status is gone. Says whether it was there.
+    pub fn delete_image(&mut self, name: &str) -> bool {
+        let Some(subject) = self.subjects.remove(name) else { return false };
+        if let Some(all) = self.images.get_mut(&subject) {
+            all.retain(|known| known.name != name);
+            if all.is_empty() {
+                self.images.remove(&subject);
+            }
+        }
+        true
+    }
+
+    /// What is written of a subject. Where two objects speak of one subject, the strictest wins: the name is only a handle.
+    #[must_use]
+    pub fn image(&self, subject: &Subject) -> Option<Arc<Known>> {
+        self.images.get(subject)?.iter().filter(|known| !known.blank).max_by_key(|known| (known.facts.state, known.facts.observed_at)).cloned()
+    }
+
+    /// The image status with this name.
+    #[must_use]
+    pub fn image_named(&self, name: &str) -> Option<Arc<Known>> {
+        self.images.get(self.subjects.get(name)?)?.iter().find(|known| known.name == name).cloned()
+    }
+
+    /// The subject of an image status.
+    #[must_use]
+    pub fn subject_named(&self, name: &str) -> Option<Subject> {
+        self.subjects.get(name).cloned()
+    }
+
+    /// Every subject with what is written of it; the strictest where several objects speak of one.
+    pub fn images(&self) -> impl Iterator<Item = (&Subject, &Arc<Known>)> {
+        self.images.iter().filter_map(|(subject, all)| Some((subject, all.iter().max_by_key(|known| known.facts.state)?)))
+    }
+
+    /// How many image statuses there are.
+    #[must_use]
+    pub fn image_count(&self) -> usize {
+        self.subjects.len()
+    }
+
+    /// Names of all image statuses.
+    #[must_use]
+    pub fn image_names(&self) -> Vec<String> {
+        self.subjects.keys().cloned().collect()
+    }
+
+    /// Takes in a namespace's labels. Says whether anything changed.
+    pub fn apply_namespace(&mut self, name: &str, labels: BTreeMap<String, String>) -> bool {
+        if self.namespaces.get(name).is_some_and(|held| **held == labels) {
+            return false;
+        }
+        self.namespaces.insert(name.to_owned(), Arc::new(labels));
+        true
+    }
+
+    /// A namespace is gone.
+    pub fn delete_namespace(&mut self, name: &str) {
+        self.namespaces.remove(name);
+    }
+
+    /// The labels of a namespace; none when it is not held, which does not say that it does not exist.
+    #[must_use]
+    pub fn namespace(&self, name: &str) -> Option<Arc<BTreeMap<String, String>>> {
+        self.namespaces.get(name).cloned()
+    }
+
+    /// Names of all namespaces.
+    #[must_use]
+    pub fn namespace_names(&self) -> Vec<String> {
+        self.namespaces.keys().cloned().collect()
+    }
+}
+
+/// Whether what is written of a subject can be relied on for a judgement now, without asking.
+///
+/// - Where Lazaretto keeps the flag, or nobody does, the object is the truth.
+/// - Where the registry keeps it, a good state is as fresh as the last complete pass that did not except it, and may be two
+///   intervals old. A bad one is asked again after [`BAD_IS_FRESH`]: somebody may just have released it and be waiting.
+#[must_use]
+pub fn is_fresh(known: &Known, subject: &Subject, registry: Option<&RegistryEntry>, now: Timestamp) -> bool {
+    let provider = registry.map_or(QuarantineProvider::None, |registry| registry.provider);
+    if known.blank || known.facts.provider != Provider::from(provider) {
+        return false;
+    }
+    match provider {
+        QuarantineProvider::Managed | QuarantineProvider::None => true,
+        QuarantineProvider::AzureContainerRegistry => {
+            let seen = last_seen(known, subject, registry);
+            let age = now.duration_since(seen);
+            let bound = match known.facts.state {
+                State::Released | State::Unmanaged => registry.map_or(0, |registry| 2 * registry.poll_interval.as_secs()),
+                State::Quarantined | State::Failed | State::Pending => BAD_IS_FRESH,
+            };
+            age.as_secs() <= i64::try_from(bound).unwrap_or(i64::MAX)
+        }
+    }
+}
+
+/// Seconds for which a bad state that a registry keeps is believed without asking again.
+pub const BAD_IS_FRESH: u64 = 5;
+
+/// When what is written was last seen to be so: at its own observation, or at the registry's last complete pass that did not except it.
+#[must_use]
+pub fn last_seen(known: &Known, subject: &Subject, registry: Option<&RegistryEntry>) -> Timestamp {
+    let own = known.facts.observed_at;
+    let Some(registry) = registry else { return own };
+    match registry.last_complete_pass {
+        Some(pass) if !registry.exceptions_cut && !registry.exceptions.contains(&subject.to_string()) => own.max(pass),
+        _ => own,
+    }
+}

@@ -1,1 +1,323 @@
-//! A policy made ready.
+//! A policy, a registry and a waiver made ready: patterns compiled, texts read once, what cannot be read refused with a sentence.
+//!
+//! The wire types stop here. [`crate::index`] keeps the last form that could be read, so a policy that somebody breaks does not
+//! open anything; the operator shows the sentence in the object's `Ready` condition.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use jiff::Timestamp;
+use kube::core::{Expression, ParseExpressionError, Selector, SelectorExt as _};
+
+use crate::{
+    api::{self, Level, Mode, QuarantineProvider, Requirement},
+    facts::Manifest,
+    image::{Digest, Reference},
+    pattern::Pattern,
+};
+
+/// A policy made ready.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Its name.
+    pub name: String,
+    /// What it does with its verdict.
+    pub mode: Mode,
+    /// The namespaces that it speaks of; none for every one.
+    namespaces: Option<Selector>,
+    images: Vec<Pattern>,
+    exclude: Vec<Pattern>,
+    deny: Vec<Deny>,
+    /// What it asks for.
+    pub require: api::Require,
+    /// What it does when nobody knows.
+    pub when_unknown: api::WhenUnknown,
+}
+
+#[derive(Clone, Debug)]
+struct Deny {
+    what: Denied,
+    reason: String,
+}
+
+#[derive(Clone, Debug)]
+enum Denied {
+    Image(Pattern),
+    Digest(Digest),
+}
+
+/// Why an object cannot be made ready.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    /// The namespace selector.
+    #[error("spec.match.namespaceSelector: {0}")]
+    Selector(String),
+    /// A pattern.
+    #[error("{field}: {why}")]
+    Pattern {
+        /// Where it stands.
+        field: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A digest.
+    #[error("{field}: {why}")]
+    Digest {
+        /// Where it stands.
+        field: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A host.
+    #[error("spec.hosts: {0}")]
+    Host(String),
+    /// The endpoint.
+    #[error("spec.endpoint: {0}")]
+    Endpoint(String),
+    /// The certificates.
+    #[error("spec.caBundle: {0}")]
+    CaBundle(String),
+}
+
+fn patterns(field: &'static str, texts: &[String]) -> Result<Vec<Pattern>, Unreadable> {
+    texts.iter().map(|text| Pattern::parse(text).map_err(|error| Unreadable::Pattern { field, why: error.to_string() })).collect()
+}
+
+fn digests(field: &'static str, texts: &[String]) -> Result<Vec<Digest>, Unreadable> {
+    let read = |text: &String| text.parse::<Digest>().map_err(|error| Unreadable::Digest { field, why: error.to_string() });
+    texts.iter().map(read).collect()
+}
+
+impl TryFrom<&api::QuarantinePolicy> for Policy {
+    type Error = Unreadable;
+
+    fn try_from(object: &api::QuarantinePolicy) -> Result<Self, Unreadable> {
+        let spec = &object.spec;
+        let namespaces = match spec.matching.namespace_selector.clone() {
+            Some(selector) if selector.match_labels.is_some() || selector.match_expressions.is_some() => {
+                let selector = Selector::try_from(selector).map_err(|error: ParseExpressionError| Unreadable::Selector(error.to_string()))?;
+                Some(selector)
+            }
+            _ => None,
+        };
+        let deny = spec.deny.iter().map(|rule| {
+            let what = match (&rule.image, &rule.digest) {
+                (Some(image), _) => Denied::Image(
+                    Pattern::parse(image).map_err(|error| Unreadable::Pattern { field: "spec.deny", why: error.to_string() })?,
+                ),
+                (None, Some(digest)) => Denied::Digest(
+                    digest.parse().map_err(|error: crate::image::DigestError| Unreadable::Digest { field: "spec.deny", why: error.to_string() })?,
+                ),
+                (None, None) => return Err(Unreadable::Pattern { field: "spec.deny", why: "give either image or digest".into() }),
+            };
+            Ok(Deny { what, reason: rule.reason.clone() })
+        });
+        Ok(Self {
+            name: object.metadata.name.clone().unwrap_or_default(),
+            mode: spec.mode,
+            namespaces,
+            images: patterns("spec.match.images", &spec.matching.images)?,
+            exclude: patterns("spec.match.excludeImages", &spec.matching.exclude_images)?,
+            deny: deny.collect::<Result<_, _>>()?,
+            require: spec.require.clone(),
+            when_unknown: spec.when_unknown.clone(),
+        })
+    }
+}
+
+impl Policy {
+    /// Whether it speaks of namespaces with these labels.
+    #[must_use]
+    pub fn matches_namespace(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.namespaces.as_ref().is_none_or(|selector| selector.matches(labels))
+    }
+
+    /// Whether it speaks of every namespace, so that none has to be read to know.
+    #[must_use]
+    pub const fn matches_every_namespace(&self) -> bool {
+        self.namespaces.is_none()
+    }
+
+    /// Whether it speaks of the image with this canonical name.
+    #[must_use]
+    pub fn matches_image(&self, name: &str) -> bool {
+        (self.images.is_empty() || self.images.iter().any(|pattern| pattern.matches(name))) && !self.excludes_image(name)
+    }
+
+    /// Whether it leaves the image with this canonical name alone.
+    #[must_use]
+    pub fn excludes_image(&self, name: &str) -> bool {
+        self.exclude.iter().any(|pattern| pattern.matches(name))
+    }
+
+    /// The reason of the rule that denies this name, or this digest by itself.
+    #[must_use]
+    pub fn denies(&self, image: &Reference) -> Option<&str> {
+        let name = image.name();
+        let hit = |rule: &&Deny| match &rule.what {
+            Denied::Image(pattern) => pattern.matches(&name),
+            Denied::Digest(digest) => image.digest() == Some(digest),
+        };
+        self.deny.iter().find(hit).map(|rule| rule.reason.as_str())
+    }
+
+    /// The reason of the rule that denies a digest, that of an image inside it, or that of its configuration.
+    #[must_use]
+    pub fn denies_digest(&self, digest: &Digest, manifest: &Manifest) -> Option<&str> {
+        let hit = |rule: &&Deny| match &rule.what {
+            Denied::Image(_) => false,
+            Denied::Digest(denied) => {
+                denied == digest || manifest.config.as_ref() == Some(denied) || manifest.children.iter().any(|child| child.digest == *denied)
+            }
+        };
+        self.deny.iter().find(hit).map(|rule| rule.reason.as_str())
+    }
+
+    /// Whether anything must be known of an image to judge it. Where not, no registry is asked.
+    #[must_use]
+    pub fn needs_facts(&self) -> bool {
+        self.require.released != Level::Off || self.deny.iter().any(|rule| matches!(rule.what, Denied::Digest(_)))
+    }
+}
+
+/// A Registry made ready.
+#[derive(Clone, Debug)]
+pub struct RegistryEntry {
+    /// The object's name.
+    pub name: String,
+    /// The canonical hosts.
+    pub hosts: Vec<String>,
+    repositories: Vec<Pattern>,
+    /// Where it is reached; none for `https://` and the host.
+    pub endpoint: Option<url::Url>,
+    /// Speak HTTP without TLS.
+    pub plain_http: bool,
+    /// PEM certificates besides the well-known ones.
+    pub ca_bundle: Option<String>,
+    /// The Secret with our own credentials.
+    pub secret: Option<String>,
+    /// Who keeps the flag.
+    pub provider: QuarantineProvider,
+    /// Who may run what is in quarantine.
+    pub processor: Option<api::Processor>,
+    /// How much may be asked.
+    pub limits: api::Limits,
+    /// How often to look again.
+    pub poll_interval: Duration,
+    /// When the flag began to be kept by us and what ran then was adopted: `None` before it was done.
+    pub adopted: Option<Timestamp>,
+    /// What was written of images in use was true at this time.
+    pub last_complete_pass: Option<Timestamp>,
+    /// But for these.
+    pub exceptions: Vec<String>,
+    /// More could not be looked at than `exceptions` names: then the pass speaks for none.
+    pub exceptions_cut: bool,
+}
+
+impl TryFrom<&api::Registry> for RegistryEntry {
+    type Error = Unreadable;
+
+    fn try_from(object: &api::Registry) -> Result<Self, Unreadable> {
+        let spec = &object.spec;
+        let hosts = spec.hosts.iter().map(|host| canonical_host(host)).collect::<Result<Vec<_>, _>>()?;
+        let endpoint = match &spec.endpoint {
+            Some(text) => Some(url::Url::parse(text).map_err(|error| Unreadable::Endpoint(error.to_string()))?),
+            None => None,
+        };
+        if let Some(pem) = &spec.ca_bundle {
+            use rustls_pki_types::{CertificateDer, pem::PemObject as _};
+            let count = CertificateDer::pem_slice_iter(pem.as_bytes()).filter(Result::is_ok).count();
+            if count == 0 {
+                return Err(Unreadable::CaBundle("no certificate in PEM".into()));
+            }
+        }
+        let status = object.status.clone().unwrap_or_default();
+        Ok(Self {
+            name: object.metadata.name.clone().unwrap_or_default(),
+            hosts,
+            repositories: spec
+                .repositories
+                .iter()
+                .map(|text| {
+                    Pattern::parse_path(text).map_err(|error| Unreadable::Pattern { field: "spec.repositories", why: error.to_string() })
+                })
+                .collect::<Result<_, _>>()?,
+            endpoint,
+            plain_http: spec.plain_http,
+            ca_bundle: spec.ca_bundle.clone(),
+            secret: spec.credentials.as_ref().map(|secret| secret.secret_name.clone()),
+            provider: spec.quarantine.provider,
+            processor: spec.quarantine.processor.clone(),
+            limits: spec.limits.clone(),
+            poll_interval: spec.poll_interval.get().max(Duration::from_secs(10)),
+            adopted: status.adoption.as_ref().and_then(|adoption| adoption.completed),
+            last_complete_pass: status.last_complete_pass,
+            exceptions_cut: usize::try_from(status.exceptions_total).unwrap_or(usize::MAX) > status.exceptions.len(),
+            exceptions: status.exceptions.into_iter().map(|exception| exception.subject).collect(),
+        })
+    }
+}
+
+/// A host as references have it, or why it is none. Read through the one reader of references, so that the two never differ.
+fn canonical_host(text: &str) -> Result<String, Unreadable> {
+    let reference = Reference::parse(&format!("{text}/x")).map_err(|error| Unreadable::Host(format!("{text}: {error}")))?;
+    if reference.registry() == text && reference.repository().ends_with('x') {
+        Ok(text.to_owned())
+    } else {
+        Err(Unreadable::Host(format!("{text}: write {} instead, as image names do", reference.registry())))
+    }
+}
+
+impl RegistryEntry {
+    /// Whether it speaks of this repository of one of its hosts.
+    #[must_use]
+    pub fn covers(&self, repository: &str) -> bool {
+        self.repositories.is_empty() || self.repositories.iter().any(|pattern| pattern.matches(repository))
+    }
+
+    /// Whether a pod that runs as this ServiceAccount is the quarantine processor's.
+    #[must_use]
+    pub fn is_processor(&self, namespace: &str, service_account: &str) -> bool {
+        self.processor.as_ref().is_some_and(|processor| processor.namespace == namespace && processor.service_account == service_account)
+    }
+}
+
+/// A waiver made ready.
+#[derive(Clone, Debug)]
+pub struct Waiver {
+    /// Its name.
+    pub name: String,
+    requirements: Vec<Requirement>,
+    digests: Vec<Digest>,
+    images: Vec<Pattern>,
+    namespaces: Vec<String>,
+    /// The end of it.
+    pub expires: Timestamp,
+}
+
+impl TryFrom<&api::Waiver> for Waiver {
+    type Error = Unreadable;
+
+    fn try_from(object: &api::Waiver) -> Result<Self, Unreadable> {
+        Ok(Self {
+            name: object.metadata.name.clone().unwrap_or_default(),
+            requirements: object.spec.requirements.clone(),
+            digests: digests("spec.digests", &object.spec.digests)?,
+            images: patterns("spec.images", &object.spec.images)?,
+            namespaces: object.spec.namespaces.clone(),
+            expires: object.spec.expires,
+        })
+    }
+}
+
+impl Waiver {
+    /// Whether it waives the requirement for this image, whose digest may not be known, in this namespace, now.
+    #[must_use]
+    pub fn waives(&self, requirement: Requirement, namespace: &str, name: &str, digest: Option<&Digest>, now: Timestamp) -> bool {
+        now < self.expires
+            && self.requirements.contains(&requirement)
+            && (self.namespaces.is_empty() || self.namespaces.iter().any(|known| known == namespace))
+            && (digest.is_some_and(|digest| self.digests.contains(digest))
+                // A quarantine is waived by digest only, also when the schema's rule was not there to say so.
+                || (requirement != Requirement::Released && self.images.iter().any(|pattern| pattern.matches(name))))
+    }
+}

@@ -1,1 +1,179 @@
-//! The sentences that people read.
+//! The sentences that people read in a refusal, a warning or an audit annotation.
+//!
+//! Each names the image, what is known of it, the policy, and what to do. None says more about a registry than its reader may
+//! see: what is absent and what is forbidden read the same.
+
+use jiff::Timestamp;
+
+use crate::{
+    api::{Provider, State},
+    facts::{BusyCause, Facts},
+    history::clip,
+    image::Subject,
+    verdict::{Unknown, Why},
+};
+
+/// Characters that one warning may have; the API server cuts longer ones.
+pub const WARNING_LIMIT: usize = 256;
+/// Characters that a refusal may have.
+pub const REFUSAL_LIMIT: usize = 4096;
+
+/// One image of one pod, for people.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// `spec.containers[web].image`.
+    pub path: &'a str,
+    /// As the author wrote it.
+    pub image: &'a str,
+    /// The digest that it stands for, when that is known and the author did not write it.
+    pub subject: Option<&'a Subject>,
+}
+
+impl Place<'_> {
+    fn named(&self) -> String {
+        let image = clip(self.image, 300);
+        match self.subject {
+            Some(subject) if !self.image.contains('@') => format!("{} {image} ({})", self.path, subject.digest()),
+            _ => format!("{} {image}", self.path),
+        }
+    }
+}
+
+/// Why an image is refused, as one sentence or two.
+#[must_use]
+pub fn refusal(place: &Place<'_>, why: &Why, policy: &str) -> String {
+    format!("{}: {} [policy {policy}]", place.named(), reason(why, place.subject))
+}
+
+/// The same as a warning: at most [`WARNING_LIMIT`] characters, the cause first.
+#[must_use]
+pub fn warning(place: &Place<'_>, why: &Why, policy: &str) -> String {
+    let short = short(why);
+    clip(&format!("lazaretto: {}: {short} [policy {policy}] {}", place.path, place.image), WARNING_LIMIT)
+}
+
+/// Why, without the image: what is the case, and what to do.
+#[must_use]
+pub fn reason(why: &Why, subject: Option<&Subject>) -> String {
+    match why {
+        Why::Denied(reason) => format!("denied: {reason}. Use another image"),
+        Why::NoDigest => "the image is named by tag, and this policy wants a digest: write NAME@sha256:...".to_owned(),
+        Why::Held(facts) => held(facts, subject),
+        Why::Unmanaged { listed: true } => {
+            "nobody keeps a quarantine flag for this registry (its Registry object has provider None), and this policy admits released images only".to_owned()
+        }
+        Why::Unmanaged { listed: false } => {
+            "this registry has no Registry object, so nobody keeps a quarantine flag for its images, and this policy admits released images only".to_owned()
+        }
+        Why::AddressLiteral => "the registry is named by its address, which could be any registry: write its host name, or let a Registry object name the address".to_owned(),
+        Why::NotFoundOrNotPermitted => {
+            "the image was not found, or Lazaretto is not permitted to see it: check the name, and the credentials of the Registry object".to_owned()
+        }
+        Why::Blocked(block) => format!("the registry blocks it: {} {}. Ask whoever runs the registry's quarantine", block.code, block.message.trim_end_matches('.')),
+        Why::Misbehaved(what) => format!("the registry's answer cannot be relied on: {what}"),
+        Why::Unknown(unknown) => not_known(unknown),
+        Why::Busy(busy) => match busy.cause {
+            BusyCause::Deadline => "the registry has not answered yet; the look-up goes on. Try again shortly".to_owned(),
+            BusyCause::Throttled => format!("the registry asks to wait {} s before it is asked again", busy.retry_after.as_secs()),
+            BusyCause::Limit => "this registry's request limit is used up for the moment. Try again shortly".to_owned(),
+            BusyCause::QueueFull => "too many images are being looked up at once. Try again shortly".to_owned(),
+            BusyCause::Share => "this namespace has too many look-ups under way. Try again shortly".to_owned(),
+            BusyCause::Unlisted => {
+                "its registry does not answer. It has no Registry object, so no policy can admit its images while it is silent".to_owned()
+            }
+        },
+        Why::Reference(error) => format!("the image reference is refused: {error}"),
+    }
+}
+
+/// The cause in a few words.
+#[must_use]
+pub fn short(why: &Why) -> String {
+    match why {
+        Why::Denied(reason) => format!("denied: {reason}"),
+        Why::NoDigest => "named by tag, not by digest".to_owned(),
+        Why::Held(facts) => format!("{} since {}", state(facts.state), second(facts.since)),
+        Why::Unmanaged { .. } => "nobody keeps a quarantine flag for it".to_owned(),
+        Why::AddressLiteral => "its registry is named by an address".to_owned(),
+        Why::NotFoundOrNotPermitted => "not found or not permitted".to_owned(),
+        Why::Blocked(block) => format!("blocked by the registry: {}", block.code),
+        Why::Misbehaved(_) => "the registry's answer cannot be relied on".to_owned(),
+        Why::Unknown(Unknown::Pending(_)) => "not analysed yet".to_owned(),
+        Why::Unknown(Unknown::Unavailable(_)) => "its registry is unavailable".to_owned(),
+        Why::Unknown(Unknown::Unauthorized(_)) => "its registry refuses Lazaretto's credentials".to_owned(),
+        Why::Busy(_) => "not known yet".to_owned(),
+        Why::Reference(error) => error.clone(),
+    }
+}
+
+fn state(state: State) -> &'static str {
+    match state {
+        State::Quarantined => "in quarantine",
+        State::Failed => "found unfit",
+        State::Pending => "being analysed",
+        State::Released => "released",
+        State::Unmanaged => "unmanaged",
+    }
+}
+
+fn held(facts: &Facts, subject: Option<&Subject>) -> String {
+    let mut text = format!("{} since {}", state(facts.state), second(facts.since));
+    if !facts.by.is_empty() {
+        text += &format!(" by {}", facts.by);
+    }
+    if !facts.reason.is_empty() {
+        text += &format!(" ({})", facts.reason);
+    }
+    let name = subject.map_or_else(|| "IMAGE".to_owned(), ToString::to_string);
+    text += &match facts.provider {
+        Provider::Managed => format!(". Whoever has the role lazaretto-releaser may release it: lazaretto quarantine release {name} --reason TEXT"),
+        Provider::AzureContainerRegistry => {
+            ". Only the registry's quarantine processor can release it (role AcrQuarantineWriter, state Passed)".to_owned()
+        }
+        Provider::None => String::new(),
+    };
+    text
+}
+
+fn not_known(unknown: &Unknown) -> String {
+    match unknown {
+        Unknown::Pending(why) => format!("not known yet: {why}. Try again shortly"),
+        Unknown::Unavailable(outage) => {
+            format!("its registry is unavailable ({}), and this policy waits until it can be asked", outage.message)
+        }
+        Unknown::Unauthorized(why) => {
+            format!("its registry refuses the credentials of its Registry object ({why}), and this policy waits until it can be asked")
+        }
+    }
+}
+
+/// A time to the second, for people.
+fn second(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// Joins refusals into one message within [`REFUSAL_LIMIT`]: every image by itself on a line where there are several.
+#[must_use]
+pub fn join(mut lines: Vec<String>) -> String {
+    lines.dedup();
+    if lines.len() == 1 {
+        return clip_lines(&lines.remove(0));
+    }
+    let total = lines.len();
+    let mut text = String::new();
+    for (at, line) in lines.iter().enumerate() {
+        if text.len() + line.len() > REFUSAL_LIMIT - 64 {
+            text += &format!("\nand {} more", total - at);
+            break;
+        }
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        text += line;
+    }
+    text
+}
+
+fn clip_lines(text: &str) -> String {
+    text.chars().take(REFUSAL_LIMIT).collect()
+}

@@ -1,1 +1,376 @@
-//! The one place where not knowing becomes yes or no.
+//! From an outcome to a verdict, and the one place where not knowing becomes yes or no.
+//!
+//! Everything here is a function of values: one policy, one image, what is at hand about it ([`Sight`]) and the time. The table of
+//! outcomes ([`table`]) is one total match without a default arm, so that a new way for a question to end does not compile until
+//! somebody has decided what it means. [`settle`] is where a policy's `whenUnknown` is read, and nowhere else is it read.
+//!
+//! Three rules stand above every knob:
+//!
+//! - known bad never opens: an image last seen in quarantine stays refused whatever the registry does now;
+//! - a waiter whose own time ran out ([`Outcome::Busy`]) knows nothing, and nothing opens on it;
+//! - a host without a Registry object is never "unavailable": its author may own it.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+
+use crate::{
+    api::{Allowance, Level, Mode, Requirement, State},
+    facts::{Block, Busy, BusyCause, Facts, Manifest, Outage, Outcome},
+    image::{Reference, Subject},
+    policy::{Policy, Waiver},
+};
+
+/// What is at hand about one image when it is judged.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sight {
+    /// The image by digest, when that much is known.
+    pub subject: Option<Subject>,
+    /// How the question ended.
+    pub outcome: Outcome<Facts>,
+    /// What was known of this image (or of the last digest of its tag) before, and when it was last seen to be so.
+    pub last: Option<(Facts, Timestamp)>,
+    /// Whether the facts came from what is written or from asking just now.
+    pub source: Source,
+    /// A Registry object speaks of this image.
+    pub listed: bool,
+    /// The pod is the quarantine processor's of that Registry.
+    pub processor: bool,
+}
+
+/// Where facts came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// They were at hand.
+    Known,
+    /// The registry was asked.
+    Asked,
+}
+
+/// On what an admission or refusal rests, for metrics, audit annotations and audit lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "the names are the documentation; docs/operations.md has a table of them")]
+pub enum Basis {
+    NoPolicy,
+    NothingNew,
+    MirrorPod,
+    NothingRequired,
+    KnownFacts,
+    Registry,
+    LastKnownGood,
+    Waiver,
+    Processor,
+    OpenPending,
+    OpenUnavailable,
+    OpenUnauthorized,
+    Unreadable,
+    Deadline,
+}
+
+impl Basis {
+    /// Whether this lets in what was not judged: a debt.
+    #[must_use]
+    pub const fn is_open(self) -> bool {
+        matches!(self, Self::OpenPending | Self::OpenUnavailable | Self::OpenUnauthorized)
+    }
+}
+
+/// Why not, or not yet. [`crate::sentence`] puts it into words.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Why {
+    /// A `deny` rule, with its reason.
+    Denied(String),
+    /// The policy wants a digest, and the pod names none.
+    NoDigest,
+    /// The image is in quarantine, or failed.
+    Held(Box<Facts>),
+    /// Nobody keeps a flag for it, and the policy does not allow that.
+    Unmanaged {
+        /// A Registry object names its host.
+        listed: bool,
+    },
+    /// The host is an address that no Registry object names: it could be any registry.
+    AddressLiteral,
+    /// Not there, hidden, or not permitted: nobody is told which.
+    NotFoundOrNotPermitted,
+    /// The registry's own policy blocks it.
+    Blocked(Block),
+    /// The registry answered against its protocol.
+    Misbehaved(String),
+    /// Nobody knows.
+    Unknown(Unknown),
+    /// Not known yet.
+    Busy(Busy),
+    /// The reference cannot be read, or two readers would read it differently.
+    Reference(String),
+}
+
+/// Why nobody knows, by a finished finding about the registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unknown {
+    /// It is still being analysed, or this one question is slow.
+    Pending(String),
+    /// The registry is down.
+    Unavailable(Outage),
+    /// The Registry object's own credentials are refused.
+    Unauthorized(String),
+}
+
+/// What one policy makes of one image.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// Yes.
+    Admit(Basis),
+    /// No.
+    Refuse(Why),
+    /// It depends on the policy's `whenUnknown`.
+    Unknown(Unknown),
+    /// Not yet; no knob opens it.
+    Busy(Busy),
+}
+
+/// A verdict after `whenUnknown`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Settled {
+    /// Yes.
+    Admit(Basis),
+    /// No: 403.
+    Refuse(Why),
+    /// Not yet: 504 and the time to wait.
+    Later(Why, Duration),
+}
+
+/// One image as one policy meets it.
+#[derive(Clone, Copy, Debug)]
+pub struct Case<'a> {
+    /// The policy.
+    pub policy: &'a Policy,
+    /// Every waiver; [`judge`] picks those that bear.
+    pub waivers: &'a [Arc<Waiver>],
+    /// The namespace of the pod.
+    pub namespace: &'a str,
+    /// The image as the pod names it.
+    pub image: &'a Reference,
+    /// The time.
+    pub now: Timestamp,
+}
+
+impl Case<'_> {
+    fn waived(&self, requirement: Requirement, sight: Option<&Sight>) -> bool {
+        let subject = sight.and_then(|sight| sight.subject.as_ref());
+        let digest = self.image.digest().or_else(|| subject.map(Subject::digest));
+        let name = self.image.name();
+        self.waivers.iter().any(|waiver| waiver.waives(requirement, self.namespace, &name, digest, self.now))
+    }
+}
+
+/// What one policy makes of an image by its name alone: `None` when more must be known.
+#[must_use]
+pub fn judge_by_name(case: &Case<'_>, listed: bool, warnings: &mut Vec<Why>) -> Option<Verdict> {
+    if case.image.host_is_ip() && !listed {
+        return Some(Verdict::Refuse(Why::AddressLiteral));
+    }
+    if let Some(reason) = case.policy.denies(case.image) {
+        return Some(Verdict::Refuse(Why::Denied(reason.to_owned())));
+    }
+    if case.image.digest().is_none() && !case.waived(Requirement::Digest, None) {
+        match case.policy.require.digest {
+            Level::Off => {}
+            Level::Warn => warnings.push(Why::NoDigest),
+            Level::Deny => return Some(Verdict::Refuse(Why::NoDigest)),
+        }
+    }
+    if !case.policy.needs_facts() {
+        return Some(Verdict::Admit(Basis::NothingRequired));
+    }
+    // Nobody keeps a flag at a host without a Registry object, so nothing that it could answer would help.
+    if !listed && case.policy.require.released == Level::Deny && case.policy.require.unmanaged == Allowance::Deny && !may_be_waived(case) {
+        return Some(Verdict::Refuse(Why::Unmanaged { listed }));
+    }
+    None
+}
+
+fn may_be_waived(case: &Case<'_>) -> bool {
+    case.image.digest().is_none() && !case.waivers.is_empty() || case.waived(Requirement::Released, None)
+}
+
+/// What one policy makes of one image. Requirements at level Warn go to `warnings`.
+#[must_use]
+pub fn judge(case: &Case<'_>, sight: &Sight, warnings: &mut Vec<Why>) -> Verdict {
+    if let Some(verdict) = judge_by_name(case, sight.listed, warnings) {
+        return verdict;
+    }
+    if let Some(reason) = denied_by_digest(case, sight) {
+        return Verdict::Refuse(Why::Denied(reason.to_owned()));
+    }
+    match case.policy.require.released {
+        // Only a deny rule by digest asked for the facts.
+        Level::Off => match table(case, sight) {
+            Verdict::Refuse(Why::Held(_) | Why::Unmanaged { .. }) | Verdict::Admit(_) => Verdict::Admit(basis(sight)),
+            Verdict::Unknown(Unknown::Pending(_)) if matches!(sight.outcome, Outcome::Found(_)) => Verdict::Admit(basis(sight)),
+            other => other,
+        },
+        Level::Deny => released(case, sight),
+        Level::Warn => match released(case, sight) {
+            Verdict::Admit(basis) => Verdict::Admit(basis),
+            Verdict::Refuse(why) => warn(warnings, why, sight),
+            Verdict::Unknown(unknown) => warn(warnings, Why::Unknown(unknown), sight),
+            Verdict::Busy(busy) => warn(warnings, Why::Busy(busy), sight),
+        },
+    }
+}
+
+/// The emergency stop holds for the digest that is known, also when the registry cannot be asked just now.
+fn denied_by_digest<'a>(case: &Case<'a>, sight: &Sight) -> Option<&'a str> {
+    let subject = sight.subject.as_ref()?;
+    let facts = match &sight.outcome {
+        Outcome::Found(facts) => Some(facts),
+        _ => sight.last.as_ref().map(|(facts, _)| facts),
+    };
+    case.policy.denies_digest(subject.digest(), facts.map_or(&Manifest::default(), |facts| &facts.manifest))
+}
+
+fn warn(warnings: &mut Vec<Why>, why: Why, sight: &Sight) -> Verdict {
+    warnings.push(why);
+    Verdict::Admit(basis(sight))
+}
+
+fn basis(sight: &Sight) -> Basis {
+    match sight.source {
+        Source::Known => Basis::KnownFacts,
+        Source::Asked => Basis::Registry,
+    }
+}
+
+fn released(case: &Case<'_>, sight: &Sight) -> Verdict {
+    let verdict = table(case, sight);
+    match &verdict {
+        Verdict::Refuse(Why::Held(_) | Why::Blocked(_)) | Verdict::Unknown(Unknown::Pending(_)) if sight.processor => Verdict::Admit(Basis::Processor),
+        Verdict::Refuse(Why::Held(_) | Why::Blocked(_) | Why::Unmanaged { .. }) | Verdict::Unknown(_)
+            if case.waived(Requirement::Released, Some(sight)) =>
+        {
+            Verdict::Admit(Basis::Waiver)
+        }
+        _ => verdict,
+    }
+}
+
+/// The table: what each end of a question comes to. Total on purpose.
+#[must_use]
+pub fn table(case: &Case<'_>, sight: &Sight) -> Verdict {
+    match &sight.outcome {
+        Outcome::Found(facts) => match facts.state {
+            State::Released => Verdict::Admit(basis(sight)),
+            State::Unmanaged => match case.policy.require.unmanaged {
+                Allowance::Allow => Verdict::Admit(basis(sight)),
+                Allowance::Deny => Verdict::Refuse(Why::Unmanaged { listed: sight.listed }),
+            },
+            State::Quarantined | State::Failed => Verdict::Refuse(Why::Held(Box::new(facts.clone()))),
+            State::Pending => unknown(sight, Unknown::Pending(facts.reason.clone())),
+        },
+        Outcome::Absent | Outcome::Hidden | Outcome::Refused => Verdict::Refuse(Why::NotFoundOrNotPermitted),
+        Outcome::Blocked(block) => Verdict::Refuse(Why::Blocked(block.clone())),
+        Outcome::Misbehaved(what) => Verdict::Refuse(Why::Misbehaved(what.clone())),
+        Outcome::Pending(why) => unknown(sight, Unknown::Pending(why.clone())),
+        Outcome::Unavailable(outage) if sight.listed => unknown(sight, Unknown::Unavailable(outage.clone())),
+        Outcome::Unavailable(_) => Verdict::Busy(Busy { cause: BusyCause::Unlisted, retry_after: Duration::from_secs(5) }),
+        Outcome::Unauthorized(why) if sight.listed => unknown(sight, Unknown::Unauthorized(why.clone())),
+        Outcome::Unauthorized(_) => Verdict::Refuse(Why::NotFoundOrNotPermitted),
+        Outcome::Busy(busy) => match known_bad(sight) {
+            Some(why) => Verdict::Refuse(why),
+            None => Verdict::Busy(busy.clone()),
+        },
+    }
+}
+
+fn unknown(sight: &Sight, unknown: Unknown) -> Verdict {
+    known_bad(sight).map_or(Verdict::Unknown(unknown), Verdict::Refuse)
+}
+
+/// Known bad never opens.
+fn known_bad(sight: &Sight) -> Option<Why> {
+    let (facts, _) = sight.last.as_ref()?;
+    facts.state.is_bad().then(|| Why::Held(Box::new(facts.clone())))
+}
+
+/// Where not knowing becomes yes or no.
+#[must_use]
+pub fn settle(case: &Case<'_>, sight: &Sight, verdict: Verdict) -> Settled {
+    let knobs = &case.policy.when_unknown;
+    let (allowance, open, unknown) = match verdict {
+        Verdict::Admit(basis) => return Settled::Admit(basis),
+        Verdict::Refuse(why) => return Settled::Refuse(why),
+        Verdict::Busy(busy) => {
+            let wait = busy.retry_after;
+            return Settled::Later(Why::Busy(busy), wait);
+        }
+        Verdict::Unknown(unknown) => match &unknown {
+            Unknown::Pending(_) => (knobs.pending, Basis::OpenPending, unknown),
+            Unknown::Unavailable(_) => (knobs.registry_unavailable, Basis::OpenUnavailable, unknown),
+            Unknown::Unauthorized(_) => (knobs.unauthorized, Basis::OpenUnauthorized, unknown),
+        },
+    };
+    if was_good(case, sight) {
+        return Settled::Admit(Basis::LastKnownGood);
+    }
+    match allowance {
+        Allowance::Allow => Settled::Admit(open),
+        Allowance::Deny => Settled::Later(Why::Unknown(unknown), RETRY_UNKNOWN),
+    }
+}
+
+/// After how long it is worth asking again about what nobody knows.
+const RETRY_UNKNOWN: Duration = Duration::from_secs(5);
+
+/// The image was good at the last look, and that look is young enough for the policy.
+fn was_good(case: &Case<'_>, sight: &Sight) -> bool {
+    let Some((facts, seen)) = &sight.last else { return false };
+    let good = match facts.state {
+        State::Released => true,
+        State::Unmanaged => case.policy.require.unmanaged == Allowance::Allow,
+        State::Quarantined | State::Failed | State::Pending => false,
+    };
+    let age = case.now.duration_since(*seen).as_secs();
+    let bound = case.policy.when_unknown.last_known_good_for.as_secs();
+    good && bound > 0 && age <= i64::try_from(bound).unwrap_or(i64::MAX)
+}
+
+/// What one policy says of one image, in its mode.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Opinion {
+    /// The policy's name.
+    pub policy: String,
+    /// What it does with its verdict.
+    pub mode: Mode,
+    /// The verdict after `whenUnknown`.
+    pub settled: Settled,
+    /// Requirements at level Warn that are not met.
+    pub warnings: Vec<Why>,
+}
+
+impl Opinion {
+    /// Judges and settles.
+    #[must_use]
+    pub fn of(case: &Case<'_>, sight: &Sight) -> Self {
+        let mut warnings = Vec::new();
+        let verdict = judge(case, sight, &mut warnings);
+        let settled = settle(case, sight, verdict);
+        Self { policy: case.policy.name.clone(), mode: case.policy.mode, settled, warnings }
+    }
+
+    /// The opinion of a policy that needs nothing but the name; `None` when more must be known.
+    #[must_use]
+    pub fn by_name(case: &Case<'_>, listed: bool) -> Option<Self> {
+        let mut warnings = Vec::new();
+        let settled = match judge_by_name(case, listed, &mut warnings)? {
+            Verdict::Admit(basis) => Settled::Admit(basis),
+            Verdict::Refuse(why) => Settled::Refuse(why),
+            // A name alone leaves nothing unknown.
+            Verdict::Unknown(_) | Verdict::Busy(_) => return None,
+        };
+        Some(Self { policy: case.policy.name.clone(), mode: case.policy.mode, settled, warnings })
+    }
+}
+
+#[cfg(test)]
+mod tests;

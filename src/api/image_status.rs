@@ -145,6 +145,9 @@ pub struct Decision {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ImageStatusStatus {
+    /// The generation of the spec, and so of its decision, that has been dealt with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
     /// The quarantine state.
     #[serde(default)]
     pub state: State,

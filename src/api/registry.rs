@@ -152,14 +152,15 @@ pub struct Limits {
     /// Requests under way at once, from each replica.
     #[schemars(range(min = 1, max = 1_000))]
     pub concurrent_requests: u32,
-    /// Seconds that one question may take, tokens and redirects included.
-    #[schemars(range(min = 1, max = 60))]
+    /// Seconds that one question may take, tokens and redirects included. Less than the webhook's own patience, so that an outage is known for one while
+    /// the first review still waits.
+    #[schemars(range(min = 1, max = 20))]
     pub timeout_seconds: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { requests_per_second: 50, concurrent_requests: 16, timeout_seconds: 20 }
+        Self { requests_per_second: 50, concurrent_requests: 16, timeout_seconds: 5 }
     }
 }
 

@@ -1,0 +1,143 @@
+use super::*;
+use crate::api::{Decision, DecisionState, ImageStatusSpec};
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_700_000_000 + second).unwrap()
+}
+
+fn object() -> ImageStatus {
+    let subject = format!("registry.corp/team/app@sha256:{}", "a".repeat(64));
+    ImageStatus::new("x", ImageStatusSpec { subject, quarantine: None })
+}
+
+fn seen(state: State, second: i64, explicit: bool) -> Observation {
+    Observation {
+        facts: Facts {
+            state,
+            since: at(second),
+            by: "registry".into(),
+            reason: "because".into(),
+            details: String::new(),
+            provider: Provider::AzureContainerRegistry,
+            observed_at: at(second),
+            manifest: Manifest::default(),
+        },
+        explicit,
+    }
+}
+
+fn apply(object: &mut ImageStatus, observation: &Observation) -> bool {
+    match merge(object, observation) {
+        Merged::Changed(status) => {
+            object.status = Some(*status);
+            true
+        }
+        Merged::Unchanged | Merged::Full => false,
+    }
+}
+
+fn states(object: &ImageStatus) -> Vec<(u64, State)> {
+    object.status.iter().flat_map(|status| &status.history).map(|transition| (transition.number, transition.state)).collect()
+}
+
+#[test]
+fn a_transition_is_numbered_only_when_the_state_changes() {
+    let mut image = object();
+    assert!(apply(&mut image, &seen(State::Quarantined, 1, false)));
+    assert!(!apply(&mut image, &seen(State::Quarantined, 2, false)), "the same again is not written");
+    assert!(apply(&mut image, &seen(State::Released, 3, true)));
+    assert_eq!(states(&image), [(1, State::Quarantined), (2, State::Released)]);
+    assert_eq!(image.status.as_ref().and_then(|status| status.since), Some(at(3)));
+}
+
+#[test]
+fn an_older_observation_changes_nothing() {
+    let mut image = object();
+    apply(&mut image, &seen(State::Released, 5, true));
+    assert!(!apply(&mut image, &seen(State::Quarantined, 4, true)));
+    assert_eq!(states(&image), [(1, State::Released)]);
+}
+
+#[test]
+fn bad_is_cleared_only_by_an_explicit_release() {
+    for bad in [State::Quarantined, State::Failed] {
+        for good in [State::Released, State::Unmanaged, State::Pending] {
+            let mut image = object();
+            apply(&mut image, &seen(bad, 1, false));
+            assert!(!apply(&mut image, &seen(good, 2, false)), "{bad} -> {good} must be explicit");
+            assert!(apply(&mut image, &seen(good, 3, true)));
+        }
+    }
+}
+
+#[test]
+fn what_is_not_emitted_is_never_forgotten() {
+    let mut image = object();
+    let states = [State::Quarantined, State::Released];
+    let mut applied = 0;
+    for step in 0..100 {
+        applied += i64::from(apply(&mut image, &seen(states[usize::try_from(step % 2).unwrap()], step, true)));
+    }
+    assert_eq!(applied, i64::try_from(MAX_HISTORY).unwrap(), "the next one waits for the audit lines of the others");
+    assert_eq!(merge(&image, &seen(State::Quarantined, 200, true)), Merged::Full);
+    if let Some(status) = &mut image.status {
+        status.emitted_through = 19;
+    }
+    assert!(apply(&mut image, &seen(State::Failed, 201, true)));
+    let status = image.status.as_ref().unwrap();
+    assert_eq!(status.history.last().map(|last| last.number), Some(21));
+    assert!(status.history.iter().any(|transition| transition.number == 20), "number 20 is not out yet");
+    let numbers: Vec<_> = status.history.iter().map(|transition| transition.number).collect();
+    assert!(numbers.windows(2).all(|pair| pair[0] + 1 == pair[1]), "no gaps: {numbers:?}");
+}
+
+#[test]
+fn the_object_stays_within_its_bytes() {
+    let mut image = object();
+    for step in 0..200 {
+        let state = if step % 2 == 0 { State::Quarantined } else { State::Failed };
+        let mut observation = seen(state, step, true);
+        observation.facts.reason = "r".repeat(500);
+        observation.facts.by = "b".repeat(500);
+        observation.facts.details = "d".repeat(2_000);
+        observation.facts.manifest.children = (0..40)
+            .map(|n| crate::facts::Child { digest: crate::image::Digest::of(&[n]), platform: format!("linux/arch{n}") })
+            .collect();
+        if !apply(&mut image, &observation) {
+            panic!("step {step} was not applied");
+        }
+        let status = image.status.as_mut().unwrap();
+        status.emitted_through = status.history.last().unwrap().number;
+        let bytes = serde_json::to_vec(&image).unwrap().len();
+        assert!(bytes + 900 <= MAX_OBJECT_BYTES + 64, "{bytes} bytes at step {step}");
+        assert!(!status.history.is_empty());
+    }
+}
+
+#[test]
+fn a_decision_counts_once_for_its_generation_and_never_loses_to_a_clock() {
+    let mut image = object();
+    apply(&mut image, &seen(State::Quarantined, 50, false));
+    image.metadata.generation = Some(2);
+    image.spec.quarantine =
+        Some(Decision { state: DecisionState::Released, by: "ann".into(), reason: "scanned".into(), details: None, expects: None });
+    let mut decision = decided(&image, at(10)).expect("not dealt with yet");
+    assert_eq!(decision.facts.observed_at, at(50), "a clock that is behind must not lose the decision");
+    decision.facts.provider = Provider::AzureContainerRegistry;
+    assert!(apply(&mut image, &decision));
+    let generation = image.clone();
+    assert!(settle_generation(&generation, image.status.as_mut().unwrap()));
+    assert_eq!(decided(&image, at(60)), None);
+    assert_eq!(states(&image), [(1, State::Quarantined), (2, State::Released)]);
+    assert_eq!(image.status.unwrap().by, "ann");
+}
+
+#[test]
+fn the_condition_can_be_waited_for() {
+    let mut image = object();
+    apply(&mut image, &seen(State::Quarantined, 1, false));
+    let released = |image: &ImageStatus| image.status.as_ref().unwrap().conditions[0].status.clone();
+    assert_eq!(released(&image), "False");
+    apply(&mut image, &seen(State::Released, 2, true));
+    assert_eq!(released(&image), "True");
+}

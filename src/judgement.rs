@@ -1,0 +1,279 @@
+//! From the opinions of several policies about several images to one answer: the strictest, its sentence, warnings and annotations.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+
+use crate::{
+    api::Mode,
+    image::{Reference, ReferenceError, Subject},
+    index::Rules,
+    policy::Policy,
+    sentence::{self, Place},
+    verdict::{Basis, Case, Opinion, Settled, Sight, Why},
+};
+
+/// Which policies a webhook entry speaks for. The API server has one entry that fails closed, for policies in mode Enforce, and one
+/// that fails open, for the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// Every policy.
+    All,
+    /// Those in mode Enforce.
+    Enforce,
+    /// Those in modes Warn and Audit.
+    Observe,
+}
+
+impl Scope {
+    /// Whether a policy in this mode is within the scope.
+    #[must_use]
+    pub fn holds(self, mode: Mode) -> bool {
+        match self {
+            Self::All => true,
+            Self::Enforce => mode == Mode::Enforce,
+            Self::Observe => mode != Mode::Enforce,
+        }
+    }
+}
+
+/// One image of the pod: where it stands, what it says, and how it reads.
+#[derive(Clone, Debug)]
+pub struct Subjected {
+    /// `spec.containers[web].image`.
+    pub path: String,
+    /// As the author wrote it.
+    pub text: String,
+    /// How it reads.
+    pub image: Result<Reference, ReferenceError>,
+}
+
+/// The policies that speak of an image in a namespace. A reference that cannot be read, or whose host is an address that no
+/// Registry names, could be any image: every policy of the namespace speaks of it.
+#[must_use]
+pub fn policies_for(rules: &Rules, scope: Scope, labels: &BTreeMap<String, String>, image: &Result<Reference, ReferenceError>) -> Vec<Arc<Policy>> {
+    let here = rules.policies.values().filter(|policy| scope.holds(policy.mode) && policy.matches_namespace(labels));
+    match image {
+        Err(_) => here.cloned().collect(),
+        Ok(image) => {
+            let name = image.name();
+            let anywhere = image.host_is_ip() && rules.registry_of(image).is_none();
+            here.filter(|policy| if anywhere { !policy.excludes_image(&name) } else { policy.matches_image(&name) }).cloned().collect()
+        }
+    }
+}
+
+/// Everything that was thought about one image.
+#[derive(Clone, Debug)]
+pub struct Considered {
+    /// The image.
+    pub subjected: Subjected,
+    /// Its digest, when that is known.
+    pub subject: Option<Subject>,
+    /// One opinion a policy.
+    pub opinions: Vec<Opinion>,
+}
+
+/// What each policy makes of one image, given what is at hand about it.
+#[must_use]
+pub fn consider(
+    subjected: Subjected,
+    policies: &[Arc<Policy>],
+    rules: &Rules,
+    namespace: &str,
+    sight: Option<&Sight>,
+    now: Timestamp,
+) -> Considered {
+    let waivers: Vec<_> = rules.waivers.values().cloned().collect();
+    let opinions = match &subjected.image {
+        Err(error) => policies
+            .iter()
+            .map(|policy| Opinion {
+                policy: policy.name.clone(),
+                mode: policy.mode,
+                settled: Settled::Refuse(Why::Reference(error.to_string())),
+                warnings: Vec::new(),
+            })
+            .collect(),
+        Ok(image) => {
+            let listed = rules.registry_of(image).is_some();
+            policies
+                .iter()
+                .filter_map(|policy| {
+                    let case = Case { policy, waivers: &waivers, namespace, image, now };
+                    match sight {
+                        Some(sight) => Some(Opinion::of(&case, sight)),
+                        None => Opinion::by_name(&case, listed),
+                    }
+                })
+                .collect()
+        }
+    };
+    Considered { subject: sight.and_then(|sight| sight.subject.clone()), subjected, opinions }
+}
+
+/// Whether some policy needs more than the image's name.
+#[must_use]
+pub fn needs_sight(image: &Reference, policies: &[Arc<Policy>], rules: &Rules, namespace: &str, now: Timestamp) -> bool {
+    let waivers: Vec<_> = rules.waivers.values().cloned().collect();
+    let listed = rules.registry_of(image).is_some();
+    policies.iter().any(|policy| Opinion::by_name(&Case { policy, waivers: &waivers, namespace, image, now }, listed).is_none())
+}
+
+/// The answer about a pod.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Judgement {
+    /// Yes, no, or not yet.
+    pub answer: Answer,
+    /// For the user, beside a yes or a no.
+    pub warnings: Vec<String>,
+    /// For the API server's audit log.
+    pub annotations: BTreeMap<&'static str, String>,
+    /// For the metrics: one an opinion.
+    pub tallies: Vec<(Answered, Mode, Basis)>,
+    /// Audit lines: every opinion that is not a plain yes.
+    pub lines: Vec<Line>,
+}
+
+/// Yes, no, or not yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Yes.
+    Admit,
+    /// Not yet, with the message and the time to wait.
+    Later(String, Duration),
+    /// No, with the message.
+    Refuse(String),
+}
+
+/// The kind of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Answered {
+    /// Yes.
+    Admit,
+    /// Yes, with a warning.
+    Warn,
+    /// Not yet.
+    Later,
+    /// No.
+    Refuse,
+}
+
+impl Answered {
+    /// The word for annotations and tables.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Admit => "Admit",
+            Self::Warn => "Warn",
+            Self::Later => "Later",
+            Self::Refuse => "Refuse",
+        }
+    }
+}
+
+/// One opinion that is not a plain yes, for the audit log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Line {
+    /// Where in the pod.
+    pub path: String,
+    /// As the author wrote it.
+    pub image: String,
+    /// Its digest, when known.
+    pub digest: Option<String>,
+    /// Which policy.
+    pub policy: String,
+    /// In which mode.
+    pub mode: Mode,
+    /// What it said.
+    pub answered: Answered,
+    /// On what it rests.
+    pub basis: Basis,
+    /// In words.
+    pub reason: String,
+}
+
+fn basis_of(settled: &Settled) -> Basis {
+    match settled {
+        Settled::Admit(basis) => *basis,
+        Settled::Refuse(Why::Reference(_)) => Basis::Unreadable,
+        Settled::Later(Why::Busy(_), _) => Basis::Deadline,
+        Settled::Refuse(Why::Denied(_) | Why::NoDigest | Why::AddressLiteral | Why::Unmanaged { .. }) => Basis::NothingRequired,
+        Settled::Refuse(_) | Settled::Later(..) => Basis::Registry,
+    }
+}
+
+/// Joins everything into one answer: the strictest of the policies in mode Enforce. Policies in mode Warn warn, those in mode
+/// Audit leave annotations and audit lines.
+#[must_use]
+pub fn conclude(all: &[Considered]) -> Judgement {
+    let mut refusals = Vec::new();
+    let mut laters = Vec::new();
+    let mut wait = Duration::ZERO;
+    let mut judgement =
+        Judgement { answer: Answer::Admit, warnings: Vec::new(), annotations: BTreeMap::new(), tallies: Vec::new(), lines: Vec::new() };
+    let mut strictest: Option<(Answered, &Considered, &Opinion)> = None;
+    for considered in all {
+        let place = Place { path: &considered.subjected.path, image: &considered.subjected.text, subject: considered.subject.as_ref() };
+        for opinion in &considered.opinions {
+            let basis = basis_of(&opinion.settled);
+            let answered = match &opinion.settled {
+                Settled::Admit(_) if opinion.warnings.is_empty() => Answered::Admit,
+                Settled::Admit(_) => Answered::Warn,
+                Settled::Later(..) => Answered::Later,
+                Settled::Refuse(_) => Answered::Refuse,
+            };
+            judgement.tallies.push((answered, opinion.mode, basis));
+            let why = match &opinion.settled {
+                Settled::Admit(_) => opinion.warnings.first(),
+                Settled::Refuse(why) | Settled::Later(why, _) => Some(why),
+            };
+            match (&opinion.settled, opinion.mode) {
+                (Settled::Refuse(why), Mode::Enforce) => refusals.push(sentence::refusal(&place, why, &opinion.policy)),
+                (Settled::Later(why, after), Mode::Enforce) => {
+                    laters.push(sentence::refusal(&place, why, &opinion.policy));
+                    wait = wait.max(*after);
+                }
+                (Settled::Refuse(why) | Settled::Later(why, _), Mode::Warn) => judgement.warnings.push(sentence::warning(&place, why, &opinion.policy)),
+                (Settled::Admit(_), _) | (_, Mode::Audit) => {}
+            }
+            if opinion.mode != Mode::Audit {
+                judgement.warnings.extend(opinion.warnings.iter().map(|why| sentence::warning(&place, why, &opinion.policy)));
+            }
+            if answered != Answered::Admit || basis.is_open() || matches!(basis, Basis::LastKnownGood | Basis::Waiver | Basis::Processor) {
+                judgement.lines.push(Line {
+                    path: considered.subjected.path.clone(),
+                    image: crate::history::clip(&considered.subjected.text, 400),
+                    digest: considered.subject.as_ref().map(|subject| subject.digest().to_string()),
+                    policy: opinion.policy.clone(),
+                    mode: opinion.mode,
+                    answered,
+                    basis,
+                    reason: why.map_or_else(String::new, sentence::short),
+                });
+            }
+            if strictest.as_ref().is_none_or(|(held, _, other)| (answered, opinion.mode) > (*held, other.mode)) {
+                strictest = Some((answered, considered, opinion));
+            }
+        }
+    }
+    if let Some((answered, considered, opinion)) = strictest {
+        let annotations = &mut judgement.annotations;
+        annotations.insert("image", crate::history::clip(&considered.subjected.text, 400));
+        if let Some(subject) = &considered.subject {
+            annotations.insert("digest", subject.digest().to_string());
+        }
+        annotations.insert("policy", opinion.policy.clone());
+        annotations.insert("mode", format!("{:?}", opinion.mode));
+        annotations.insert("verdict", answered.as_str().to_owned());
+        annotations.insert("basis", format!("{:?}", basis_of(&opinion.settled)));
+    }
+    judgement.warnings.dedup();
+    judgement.warnings.truncate(16);
+    if !refusals.is_empty() {
+        judgement.answer = Answer::Refuse(sentence::join(refusals));
+    } else if !laters.is_empty() {
+        judgement.answer = Answer::Later(sentence::join(laters), wait.max(Duration::from_secs(1)));
+    }
+    judgement
+}

@@ -1,0 +1,282 @@
+use super::*;
+use crate::{
+    api::{DenyRule, QuarantinePolicy, QuarantinePolicySpec, ShortDuration, WaiverSpec, WhenUnknown},
+    facts::{Manifest, OutageKind},
+    image::Digest,
+};
+
+fn now() -> Timestamp {
+    Timestamp::from_second(1_790_000_000).unwrap()
+}
+
+fn policy(change: impl FnOnce(&mut QuarantinePolicySpec)) -> Policy {
+    let mut spec = QuarantinePolicySpec::default();
+    change(&mut spec);
+    Policy::try_from(&QuarantinePolicy::new("p", spec)).unwrap()
+}
+
+fn facts(state: State) -> Facts {
+    Facts {
+        state,
+        since: now(),
+        by: "someone".into(),
+        reason: "because".into(),
+        details: String::new(),
+        provider: crate::api::Provider::Managed,
+        observed_at: now(),
+        manifest: Manifest::default(),
+    }
+}
+
+fn tagged() -> Reference {
+    Reference::parse("registry.corp/team/app:1").unwrap()
+}
+
+fn subject() -> Subject {
+    tagged().with_digest(Digest::of(b"app"))
+}
+
+fn sight(outcome: Outcome<Facts>) -> Sight {
+    Sight { subject: Some(subject()), outcome, last: None, source: Source::Asked, listed: true, processor: false }
+}
+
+fn case<'a>(policy: &'a Policy, image: &'a Reference, waivers: &'a [Arc<Waiver>]) -> Case<'a> {
+    Case { policy, waivers, namespace: "team", image, now: now() }
+}
+
+fn settled(policy: &Policy, sight: &Sight) -> Settled {
+    Opinion::of(&case(policy, &tagged(), &[]), sight).settled
+}
+
+fn outage() -> Outage {
+    Outage { kind: OutageKind::Connect, message: "no connection".into() }
+}
+
+fn every_outcome() -> Vec<Outcome<Facts>> {
+    let busy = |cause| Outcome::Busy(Busy { cause, retry_after: Duration::from_secs(1) });
+    vec![
+        Outcome::Found(facts(State::Released)),
+        Outcome::Found(facts(State::Unmanaged)),
+        Outcome::Found(facts(State::Pending)),
+        Outcome::Found(facts(State::Quarantined)),
+        Outcome::Found(facts(State::Failed)),
+        Outcome::Absent,
+        Outcome::Hidden,
+        Outcome::Refused,
+        Outcome::Blocked(Block { code: "IMAGE_QUARANTINED".into(), message: "The image is quarantined.".into() }),
+        Outcome::Misbehaved("another digest".into()),
+        Outcome::Pending("slow".into()),
+        Outcome::Unavailable(outage()),
+        Outcome::Unauthorized("401".into()),
+        busy(BusyCause::Deadline),
+        busy(BusyCause::Throttled),
+        busy(BusyCause::Limit),
+        busy(BusyCause::QueueFull),
+        busy(BusyCause::Share),
+        busy(BusyCause::Unlisted),
+    ]
+}
+
+/// What was known before: nothing, good a minute ago, good long ago, bad.
+fn every_last() -> Vec<Option<(Facts, Timestamp)>> {
+    let ago = |seconds: i64| now() - jiff::SignedDuration::from_secs(seconds);
+    vec![
+        None,
+        Some((facts(State::Released), ago(60))),
+        Some((facts(State::Released), ago(7_200))),
+        Some((facts(State::Quarantined), ago(60))),
+        Some((facts(State::Failed), ago(7_200))),
+    ]
+}
+
+/// The table of the design, written down a second time in other words, against every outcome under every knob.
+#[test]
+fn every_row_under_every_knob() {
+    let both = [Allowance::Deny, Allowance::Allow];
+    let mut walked = 0;
+    for outcome in every_outcome() {
+        for last in every_last() {
+            for listed in [true, false] {
+                for pending in both {
+                    for unavailable in both {
+                        for unauthorized in both {
+                            for good_for in [0, 3_600] {
+                                let policy = policy(|spec| {
+                                    spec.require.unmanaged = Allowance::Allow;
+                                    spec.when_unknown = WhenUnknown {
+                                        pending,
+                                        registry_unavailable: unavailable,
+                                        unauthorized,
+                                        last_known_good_for: ShortDuration::from_secs(good_for),
+                                    };
+                                });
+                                let mut seen = sight(outcome.clone());
+                                seen.last.clone_from(&last);
+                                seen.listed = listed;
+                                let bad = last.as_ref().is_some_and(|(facts, _)| facts.state.is_bad());
+                                let grace = good_for == 3_600 && last.as_ref().is_some_and(|(facts, at)| {
+                                    facts.state == State::Released && now().duration_since(*at).as_secs() <= 3_600
+                                });
+                                let expected = match (&outcome, listed) {
+                                    (Outcome::Found(facts), _) if matches!(facts.state, State::Released | State::Unmanaged) => "admit",
+                                    (Outcome::Found(facts), _) if facts.state.is_bad() => "refuse",
+                                    (Outcome::Absent | Outcome::Hidden | Outcome::Refused | Outcome::Blocked(_) | Outcome::Misbehaved(_), _) => "refuse",
+                                    (Outcome::Unauthorized(_), false) => "refuse",
+                                    (Outcome::Unavailable(_), false) => "later",
+                                    _ if bad => "refuse",
+                                    (Outcome::Busy(_), _) => "later",
+                                    _ if grace => "admit",
+                                    (Outcome::Found(_) | Outcome::Pending(_), _) => if pending == Allowance::Allow { "admit" } else { "later" },
+                                    (Outcome::Unavailable(_), true) => if unavailable == Allowance::Allow { "admit" } else { "later" },
+                                    (Outcome::Unauthorized(_), true) => if unauthorized == Allowance::Allow { "admit" } else { "later" },
+                                };
+                                let got = match settled(&policy, &seen) {
+                                    Settled::Admit(_) => "admit",
+                                    Settled::Refuse(_) => "refuse",
+                                    Settled::Later(..) => "later",
+                                };
+                                assert_eq!(got, expected, "{outcome:?} last={last:?} listed={listed} {pending:?} {unavailable:?} {unauthorized:?} {good_for}");
+                                walked += 1;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!(walked, 19 * 5 * 2 * 16);
+}
+
+#[test]
+fn an_admission_that_was_not_judged_says_so() {
+    let open = policy(|spec| {
+        spec.when_unknown.pending = Allowance::Allow;
+        spec.when_unknown.registry_unavailable = Allowance::Allow;
+        spec.when_unknown.unauthorized = Allowance::Allow;
+    });
+    for (outcome, basis) in [
+        (Outcome::Pending("slow".into()), Basis::OpenPending),
+        (Outcome::Unavailable(outage()), Basis::OpenUnavailable),
+        (Outcome::Unauthorized("401".into()), Basis::OpenUnauthorized),
+    ] {
+        assert_eq!(settled(&open, &sight(outcome)), Settled::Admit(basis));
+        assert!(basis.is_open());
+    }
+}
+
+#[test]
+fn a_host_without_a_registry_opens_under_no_knob() {
+    let open = policy(|spec| {
+        spec.when_unknown.pending = Allowance::Allow;
+        spec.when_unknown.registry_unavailable = Allowance::Allow;
+        spec.when_unknown.unauthorized = Allowance::Allow;
+        spec.require.unmanaged = Allowance::Allow;
+    });
+    let mut seen = sight(Outcome::Unavailable(outage()));
+    seen.listed = false;
+    assert!(matches!(settled(&open, &seen), Settled::Later(Why::Busy(Busy { cause: BusyCause::Unlisted, .. }), _)));
+    let strict = policy(|_| {});
+    assert_eq!(settled(&strict, &seen), Settled::Refuse(Why::Unmanaged { listed: false }), "and is not even asked");
+}
+
+#[test]
+fn the_emergency_stop_stands_above_everything() {
+    let child = Digest::of(b"child");
+    let stops = [
+        DenyRule { digest: Some(subject().digest().to_string()), image: None, reason: "stop".into() },
+        DenyRule { digest: Some(child.to_string()), image: None, reason: "stop".into() },
+        DenyRule { image: Some("registry.corp/team/**".into()), digest: None, reason: "stop".into() },
+    ];
+    for rule in stops {
+        let policy = policy(|spec| {
+            spec.deny = vec![rule];
+            spec.require.released = Level::Off;
+            spec.when_unknown.registry_unavailable = Allowance::Allow;
+        });
+        let mut found = facts(State::Released);
+        found.manifest.children = vec![crate::facts::Child { digest: child.clone(), platform: "linux/amd64".into() }];
+        let mut seen = sight(Outcome::Found(found.clone()));
+        seen.processor = true;
+        assert_eq!(settled(&policy, &seen), Settled::Refuse(Why::Denied("stop".into())));
+        let mut silent = sight(Outcome::Unavailable(outage()));
+        silent.last = Some((found, now()));
+        assert_eq!(settled(&policy, &silent), Settled::Refuse(Why::Denied("stop".into())), "also while the registry is down");
+    }
+}
+
+#[test]
+fn the_processor_runs_what_others_may_not() {
+    let policy = policy(|_| {});
+    for outcome in [
+        Outcome::Found(facts(State::Quarantined)),
+        Outcome::Found(facts(State::Failed)),
+        Outcome::Found(facts(State::Pending)),
+        Outcome::Blocked(Block { code: "IMAGE_QUARANTINED".into(), message: String::new() }),
+    ] {
+        let mut seen = sight(outcome);
+        assert!(!matches!(settled(&policy, &seen), Settled::Admit(_)));
+        seen.processor = true;
+        assert_eq!(settled(&policy, &seen), Settled::Admit(Basis::Processor));
+    }
+    let mut absent = sight(Outcome::Absent);
+    absent.processor = true;
+    assert_eq!(settled(&policy, &absent), Settled::Refuse(Why::NotFoundOrNotPermitted));
+}
+
+#[test]
+fn a_waiver_frees_a_digest_until_its_day() {
+    let waiver = |digest: &Digest, expires: Timestamp, namespaces: &[&str]| {
+        let spec = WaiverSpec {
+            requirements: vec![Requirement::Released],
+            digests: vec![digest.to_string()],
+            images: vec![],
+            namespaces: namespaces.iter().map(|&name| name.to_owned()).collect(),
+            reason: "r".into(),
+            by: "ann".into(),
+            expires,
+        };
+        vec![Arc::new(Waiver::try_from(&crate::api::Waiver::new("w", spec)).unwrap())]
+    };
+    let later = now() + jiff::SignedDuration::from_secs(1);
+    let policy = policy(|_| {});
+    let image = tagged();
+    let with = |waivers: &[Arc<Waiver>]| Opinion::of(&case(&policy, &image, waivers), &sight(Outcome::Found(facts(State::Quarantined)))).settled;
+    assert_eq!(with(&waiver(subject().digest(), later, &[])), Settled::Admit(Basis::Waiver));
+    assert_eq!(with(&waiver(subject().digest(), later, &["team"])), Settled::Admit(Basis::Waiver));
+    for wrong in [
+        waiver(subject().digest(), now(), &[]),
+        waiver(subject().digest(), later, &["other"]),
+        waiver(&Digest::of(b"other"), later, &[]),
+    ] {
+        assert!(matches!(with(&wrong), Settled::Refuse(Why::Held(_))));
+    }
+}
+
+#[test]
+fn an_address_that_no_registry_names_is_refused_by_name() {
+    let image = Reference::parse("10.0.0.5:5000/team/app:1").unwrap();
+    let open = policy(|spec| spec.require.released = Level::Off);
+    let opinion = Opinion::by_name(&case(&open, &image, &[]), false).unwrap();
+    assert_eq!(opinion.settled, Settled::Refuse(Why::AddressLiteral));
+    assert_eq!(Opinion::by_name(&case(&open, &image, &[]), true).unwrap().settled, Settled::Admit(Basis::NothingRequired));
+}
+
+#[test]
+fn levels_off_warn_and_deny() {
+    let warn = policy(|spec| {
+        spec.require.released = Level::Warn;
+        spec.require.digest = Level::Warn;
+    });
+    let opinion = Opinion::of(&case(&warn, &tagged(), &[]), &sight(Outcome::Found(facts(State::Quarantined))));
+    assert_eq!(opinion.settled, Settled::Admit(Basis::Registry));
+    assert_eq!(opinion.warnings, [Why::NoDigest, Why::Held(Box::new(facts(State::Quarantined)))]);
+
+    let off = policy(|spec| spec.require.released = Level::Off);
+    assert_eq!(Opinion::by_name(&case(&off, &tagged(), &[]), false).unwrap().settled, Settled::Admit(Basis::NothingRequired));
+
+    let digest = policy(|spec| spec.require.digest = Level::Deny);
+    assert_eq!(settled(&digest, &sight(Outcome::Found(facts(State::Released)))), Settled::Refuse(Why::NoDigest));
+    let pinned = Reference::parse(&subject().to_string()).unwrap();
+    let opinion = Opinion::of(&case(&digest, &pinned, &[]), &sight(Outcome::Found(facts(State::Released))));
+    assert_eq!(opinion.settled, Settled::Admit(Basis::Registry));
+}
