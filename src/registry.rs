@@ -1,10 +1,13 @@
 //! One question to one registry: deadline, size limit, redirects, kinds of failure.
 
 mod address;
+mod challenge;
 mod endpoint;
 mod failure;
 mod identity;
+mod manifest;
 mod proxy;
+mod realm;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
