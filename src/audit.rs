@@ -1,1 +1,74 @@
-//! Audit lines.
+//! Audit lines: one JSON object a line on standard output, under the target `audit`, for each transition of an image and each
+//! admission that was not a plain yes. They go the way of all logs, so that whoever collects those has them.
+
+use crate::{
+    api::{Mode, Transition},
+    image::Subject,
+    judgement::Line,
+};
+
+/// The tracing target of audit lines. It is not subject to the log level.
+pub const TARGET: &str = "audit";
+
+/// Where and for whom an admission was judged.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The request's uid, as in the API server's own audit log.
+    pub uid: &'a str,
+    /// The namespace.
+    pub namespace: &'a str,
+    /// The object: kind and name, or kind and generateName.
+    pub object: &'a str,
+    /// Who asked.
+    pub user: &'a str,
+    /// Nothing will be written.
+    pub dry_run: bool,
+}
+
+/// An opinion that was not a plain yes.
+pub fn admission(request: &Request<'_>, line: &Line) {
+    tracing::info!(
+        target: TARGET,
+        event = "admission",
+        uid = request.uid,
+        namespace = request.namespace,
+        object = request.object,
+        user = request.user,
+        dry_run = request.dry_run,
+        path = line.path,
+        image = line.image,
+        digest = line.digest.as_deref().unwrap_or_default(),
+        policy = line.policy,
+        mode = mode(line.mode),
+        verdict = line.answered.as_str(),
+        basis = ?line.basis,
+        reason = line.reason,
+        "admission"
+    );
+}
+
+/// A transition of an image. At least once: after a change of leader a line may come again, with the same number.
+pub fn transition(subject: &Subject, previous: Option<&Transition>, transition: &Transition) {
+    tracing::info!(
+        target: TARGET,
+        event = "transition",
+        registry = subject.registry(),
+        repository = subject.repository(),
+        digest = %subject.digest(),
+        number = transition.number,
+        at = %transition.at,
+        from = previous.map_or("", |previous| previous.state.as_str()),
+        to = transition.state.as_str(),
+        by = transition.by,
+        reason = transition.reason,
+        "transition"
+    );
+}
+
+fn mode(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Enforce => "Enforce",
+        Mode::Warn => "Warn",
+        Mode::Audit => "Audit",
+    }
+}

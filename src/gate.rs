@@ -1,1 +1,313 @@
-//! Judges a review.
+//! Judges a review: reads it, finds out what is at hand, lets the pure core decide, and says it.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::future::join_all;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{Api, Client};
+use tokio::time::Instant;
+
+use crate::{
+    audit,
+    image::Reference,
+    index::Rules,
+    judgement::{self, Answer, Considered, Judgement, Scope, Subjected},
+    lookups::{Asker, Lookups},
+    metrics::{Metrics, Phase, PhaseLabels, ReviewLabels},
+    pod::{self, Pod},
+    policy::Policy,
+    review::{Request, Response},
+    verdict::{Basis, Sight},
+    wallet::Wallet,
+    watch::SharedIndex,
+    writer::{CallError, bounded},
+};
+
+/// Images that one pod may name without being refused for their number alone.
+const MOST_IMAGES: usize = 256;
+
+/// What judges reviews.
+pub struct Gate {
+    /// Everything that is known by watching.
+    pub index: SharedIndex,
+    /// Asks for what is not.
+    pub lookups: Arc<Lookups>,
+    /// Credentials for registries.
+    pub wallet: Wallet,
+    /// Reads a namespace that the index does not hold. Without it, an unknown namespace has no labels.
+    pub client: Option<Client>,
+    /// Namespaces that are never judged.
+    pub excluded: HashSet<String>,
+    /// The metrics.
+    pub metrics: Metrics,
+}
+
+/// One image with the policies that speak of it.
+struct Spoken {
+    subjected: Subjected,
+    policies: Vec<Arc<Policy>>,
+}
+
+/// The pod whose images are judged.
+struct Bearer<'a> {
+    namespace: &'a str,
+    service_account: &'a str,
+    pull_secrets: Vec<&'a str>,
+}
+
+impl<'a> Bearer<'a> {
+    fn of(pod: &'a Pod<'a>, namespace: &'a str) -> Self {
+        let secrets = pod.spec.image_pull_secrets.iter().flatten().filter_map(|secret| secret.name.as_deref());
+        Self {
+            namespace,
+            service_account: pod.spec.service_account_name.as_deref().filter(|name| !name.is_empty()).unwrap_or("default"),
+            pull_secrets: secrets.take(16).collect(),
+        }
+    }
+}
+
+impl Gate {
+    /// Answers a review of a pod, before `deadline`.
+    pub async fn review(&self, request: &Request<'_>, scope: Scope, deadline: Instant) -> Response {
+        let started = Instant::now();
+        let response = self.answer(request, scope, deadline).await;
+        let phase = PhaseLabels { phase: Phase::Total };
+        self.metrics.review_duration.get_or_create(&phase).observe(started.elapsed().as_secs_f64());
+        response
+    }
+
+    async fn answer(&self, request: &Request<'_>, scope: Scope, deadline: Instant) -> Response {
+        let uid = request.uid.as_ref();
+        let namespace = request.namespace.as_deref().unwrap_or_default();
+        let judged = matches!(request.operation.as_ref(), "CREATE" | "UPDATE")
+            && request.kind.kind == "Pod"
+            && request.kind.group.is_empty()
+            && matches!(request.sub_resource.as_deref(), None | Some("" | "ephemeralcontainers"));
+        if !judged || self.excluded.contains(namespace) {
+            return Response::allow(uid);
+        }
+        let Some(object) = request.object else {
+            return self.unreadable(uid, "the request has no object");
+        };
+        let pod = match pod::read(object.get()) {
+            Ok(pod) => pod,
+            Err(error) => return self.unreadable(uid, &format!("cannot read the pod: {error}")),
+        };
+        let old = match request.old_object.map(|old| pod::read(old.get())).transpose() {
+            Ok(old) => old,
+            Err(error) => return self.unreadable(uid, &format!("cannot read the pod as it was: {error}")),
+        };
+        if pod.is_mirror_by(&request.user_info.username, &request.user_info.groups) {
+            return plain(uid, Basis::MirrorPod);
+        }
+        let named = match &old {
+            Some(old) if request.operation == "UPDATE" => pod.new_images(old),
+            _ => pod.images().collect(),
+        };
+        if named.is_empty() {
+            return plain(uid, Basis::NothingNew);
+        }
+        if named.len() > MOST_IMAGES {
+            return Response::refuse(uid, format!("the pod names {} images; at most {MOST_IMAGES} can be judged at once", named.len()));
+        }
+        let rules = self.index.read().rules();
+        let labels = match self.labels(namespace, &rules, scope, deadline).await {
+            Ok(labels) => labels,
+            Err(why) => return Response::later(uid, why, 2),
+        };
+        let spoken: Vec<Spoken> = named
+            .iter()
+            .filter_map(|named| {
+                let image = Reference::parse(named.image);
+                let policies = judgement::policies_for(&rules, scope, &labels, &image);
+                let subjected = Subjected { path: named.path(), text: named.image.to_owned(), image };
+                (!policies.is_empty()).then_some(Spoken { subjected, policies })
+            })
+            .collect();
+        if spoken.is_empty() {
+            return plain(uid, Basis::NoPolicy);
+        }
+        let bearer = Bearer::of(&pod, namespace);
+        let dry_run = request.dry_run.unwrap_or_default();
+        let sights = self.sights(&spoken, &rules, &bearer, deadline, !dry_run).await;
+        let judgement = conclude(spoken, &rules, namespace, &sights);
+        self.tell(request, &pod, namespace, &judgement, dry_run);
+        respond(uid, judgement)
+    }
+
+    /// Warns about what a workload's template names, from known facts only, and never refuses.
+    pub fn warn(&self, request: &Request<'_>) -> Response {
+        let uid = request.uid.as_ref();
+        let namespace = request.namespace.as_deref().unwrap_or_default();
+        if self.excluded.contains(namespace) {
+            return Response::allow(uid);
+        }
+        let template = request.object.map(|object| pod::template(&request.kind.kind, object.get()));
+        // What cannot be read here is refused where its pods are made, with its reason.
+        let Some(Ok(Some(pod))) = template else { return Response::allow(uid) };
+        let (rules, labels) = {
+            let index = self.index.read();
+            (index.rules(), index.namespace(namespace).unwrap_or_default())
+        };
+        let bearer = Bearer::of(&pod, namespace);
+        let now = Timestamp::now();
+        let considered: Vec<Considered> = pod
+            .images()
+            .take(MOST_IMAGES)
+            .filter_map(|named| {
+                let image = Reference::parse(named.image);
+                let policies = judgement::policies_for(&rules, Scope::All, &labels, &image);
+                if policies.is_empty() {
+                    return None;
+                }
+                let sight = image.as_ref().ok().filter(|image| judgement::needs_sight(image, &policies, &rules, namespace, now)).and_then(
+                    |image| {
+                        let registry = rules.registry_of(image);
+                        let access = self.wallet.known(registry.map(AsRef::as_ref), image);
+                        let asker = Asker {
+                            namespace,
+                            access,
+                            deadline: Instant::now(),
+                            record: !request.dry_run.unwrap_or_default(),
+                            processor: registry.is_some_and(|registry| registry.is_processor(namespace, bearer.service_account)),
+                        };
+                        self.lookups.glance(image, registry, &asker)
+                    },
+                );
+                let subjected = Subjected { path: named.path(), text: named.image.to_owned(), image };
+                Some(judgement::consider(subjected, &policies, &rules, namespace, sight.as_ref(), now))
+            })
+            .collect();
+        let mut response = Response::allow(uid);
+        response.warnings = judgement::as_warnings(&considered);
+        response
+    }
+
+    /// What is at hand about each image that some policy needs to know more of; images of one pod at once, each once.
+    async fn sights(
+        &self,
+        spoken: &[Spoken],
+        rules: &Rules,
+        bearer: &Bearer<'_>,
+        deadline: Instant,
+        record: bool,
+    ) -> HashMap<Reference, Sight> {
+        let now = Timestamp::now();
+        let mut wanted: Vec<&Reference> = Vec::new();
+        for spoken in spoken {
+            if let Ok(image) = &spoken.subjected.image
+                && !wanted.contains(&image)
+                && judgement::needs_sight(image, &spoken.policies, rules, bearer.namespace, now)
+            {
+                wanted.push(image);
+            }
+        }
+        if wanted.is_empty() {
+            return HashMap::new();
+        }
+        let started = Instant::now();
+        let sights = join_all(wanted.into_iter().map(|image| async move {
+            let registry = rules.registry_of(image);
+            let access = self
+                .wallet
+                .access(registry.map(AsRef::as_ref), image, bearer.namespace, bearer.service_account, &bearer.pull_secrets)
+                .await;
+            let asker = Asker {
+                namespace: bearer.namespace,
+                access,
+                deadline,
+                record,
+                processor: registry.is_some_and(|registry| registry.is_processor(bearer.namespace, bearer.service_account)),
+            };
+            (image.clone(), self.lookups.see(image, registry, &asker).await)
+        }))
+        .await;
+        let phase = PhaseLabels { phase: Phase::Lookup };
+        self.metrics.review_duration.get_or_create(&phase).observe(started.elapsed().as_secs_f64());
+        sights.into_iter().collect()
+    }
+
+    /// The labels of a namespace. One that the index does not hold is read live before "no policy matches" is believed: it may
+    /// have been made a moment ago.
+    async fn labels(
+        &self,
+        namespace: &str,
+        rules: &Rules,
+        scope: Scope,
+        deadline: Instant,
+    ) -> Result<Arc<BTreeMap<String, String>>, String> {
+        if let Some(labels) = self.index.read().namespace(namespace) {
+            return Ok(labels);
+        }
+        let mut policies = rules.policies.values().filter(|policy| scope.holds(policy.mode));
+        let Some(client) = self.client.clone().filter(|_| policies.any(|policy| !policy.matches_every_namespace())) else {
+            return Ok(Arc::default());
+        };
+        let api = Api::<Namespace>::all(client);
+        match tokio::time::timeout_at(deadline, bounded(api.get_metadata(namespace))).await {
+            Ok(Ok(object)) => Ok(Arc::new(object.metadata.labels.unwrap_or_default())),
+            Ok(Err(CallError::NotFound)) => Ok(Arc::default()),
+            Ok(Err(error)) => Err(format!("cannot read the namespace's labels, by which policies choose: {error}")),
+            Err(_) => Err("cannot read the namespace's labels in time, by which policies choose".to_owned()),
+        }
+    }
+
+    fn unreadable(&self, uid: &str, why: &str) -> Response {
+        self.metrics.unreadable_requests.inc();
+        Response::refuse(uid, why.to_owned())
+    }
+
+    fn tell(&self, request: &Request<'_>, pod: &Pod<'_>, namespace: &str, judgement: &Judgement, dry_run: bool) {
+        for (verdict, mode, basis) in &judgement.tallies {
+            self.metrics.reviews.get_or_create(&ReviewLabels { verdict: *verdict, mode: *mode, basis: *basis }).inc();
+        }
+        if judgement.lines.is_empty() {
+            return;
+        }
+        let name = pod.metadata.name.as_deref().or(pod.metadata.generate_name.as_deref()).unwrap_or_default();
+        let object = format!("Pod/{name}");
+        let context = audit::Request { uid: &request.uid, namespace, object: &object, user: &request.user_info.username, dry_run };
+        for line in &judgement.lines {
+            audit::admission(&context, line);
+        }
+    }
+}
+
+fn conclude(spoken: Vec<Spoken>, rules: &Rules, namespace: &str, sights: &HashMap<Reference, Sight>) -> Judgement {
+    let now = Timestamp::now();
+    let considered: Vec<Considered> = spoken
+        .into_iter()
+        .map(|Spoken { subjected, policies }| {
+            let sight = subjected.image.as_ref().ok().and_then(|image| sights.get(image));
+            judgement::consider(subjected, &policies, rules, namespace, sight, now)
+        })
+        .collect();
+    judgement::conclude(&considered)
+}
+
+fn plain(uid: &str, basis: Basis) -> Response {
+    let mut response = Response::allow(uid);
+    response.audit_annotations.insert("basis", format!("{basis:?}"));
+    response
+}
+
+fn respond(uid: &str, judgement: Judgement) -> Response {
+    let mut response = match judgement.answer {
+        Answer::Admit => Response::allow(uid),
+        Answer::Refuse(message) => Response::refuse(uid, message),
+        Answer::Later(message, after) => Response::later(uid, message, seconds(after)),
+    };
+    response.warnings = judgement.warnings;
+    response.audit_annotations = judgement.annotations;
+    response
+}
+
+/// Whole seconds to wait, at least 1 and at most 30: longer, and a client that would have come back gives up.
+fn seconds(after: Duration) -> u32 {
+    u32::try_from(after.as_secs() + u64::from(after.subsec_nanos() > 0)).unwrap_or(30).clamp(1, 30)
+}

@@ -64,7 +64,13 @@ pub fn merge(object: &ImageStatus, seen: &Observation) -> Merged {
         new.reason = clip(&facts.reason, 256);
         new.details = clip(&facts.details, 512);
         let number = old.history.last().map_or(1, |last| last.number + 1);
-        new.history.push(Transition { number, at: facts.observed_at, state: facts.state, by: clip(&facts.by, 128), reason: clip(&facts.reason, 64) });
+        new.history.push(Transition {
+            number,
+            at: facts.observed_at,
+            state: facts.state,
+            by: clip(&facts.by, 128),
+            reason: clip(&facts.reason, 64),
+        });
     } else if old.details != clip(&facts.details, 512) && !facts.details.is_empty() {
         new.details = clip(&facts.details, 512);
     }
@@ -102,7 +108,8 @@ fn describe(conditions: &mut Conditions, by: &str, state: State, generation: Opt
 
 /// Forgets the oldest transitions whose audit lines are out, until there are at most [`MAX_HISTORY`] and the object is within its bytes.
 fn fit(object: &ImageStatus, status: &mut ImageStatusStatus) {
-    let fixed = serde_json::to_vec(&object.metadata).map_or(0, |bytes| bytes.len()) + serde_json::to_vec(&object.spec).map_or(0, |bytes| bytes.len());
+    let fixed = serde_json::to_vec(&object.metadata).map_or(0, |bytes| bytes.len())
+        + serde_json::to_vec(&object.spec).map_or(0, |bytes| bytes.len());
     // managedFields of a first write are not there yet; each writer's entry for the whole status costs about this much.
     let reserve = if object.metadata.managed_fields.is_some() { 200 } else { 900 };
     let budget = MAX_OBJECT_BYTES.saturating_sub(fixed + reserve);

@@ -73,6 +73,8 @@ pub struct Known {
     pub unused_since: Option<Timestamp>,
     /// The history is empty: somebody made the object, and nothing was seen yet.
     pub blank: bool,
+    /// The namespace in which it was first asked for, as its label says.
+    pub first_seen_in: Option<Arc<str>>,
 }
 
 impl Known {
@@ -118,10 +120,14 @@ impl Known {
             decided: object.spec.quarantine.is_some(),
             unused_since: status.unused_since,
             blank,
+            first_seen_in: object.metadata.labels.as_ref().and_then(|labels| labels.get(FIRST_SEEN_IN)).map(|name| name.as_str().into()),
         };
         Some((subject, known))
     }
 }
+
+/// The label that says in which namespace an image was first asked for; the cap per namespace counts by it.
+pub const FIRST_SEEN_IN: &str = "lazaretto.dev/first-seen-in";
 
 /// The kinds of objects that can be unreadable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -139,6 +145,7 @@ pub struct Index {
     unreadable: BTreeMap<(Kind, String), Unreadable>,
     images: HashMap<Subject, Vec<Arc<Known>>>,
     subjects: HashMap<String, Subject>,
+    first_seen_in: HashMap<Arc<str>, usize>,
     namespaces: HashMap<String, Arc<BTreeMap<String, String>>>,
 }
 
@@ -233,6 +240,9 @@ impl Index {
             return false;
         }
         self.delete_image(&name);
+        if let Some(namespace) = &known.first_seen_in {
+            *self.first_seen_in.entry(namespace.clone()).or_default() += 1;
+        }
         self.subjects.insert(name, subject.clone());
         self.images.entry(subject).or_default().push(Arc::new(known));
         true
@@ -241,6 +251,15 @@ impl Index {
     /// An image status is gone. Says whether it was there.
     pub fn delete_image(&mut self, name: &str) -> bool {
         let Some(subject) = self.subjects.remove(name) else { return false };
+        if let Some(namespace) =
+            self.images.get(&subject).and_then(|all| all.iter().find(|known| known.name == name)?.first_seen_in.clone())
+            && let Some(count) = self.first_seen_in.get_mut(&namespace)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.first_seen_in.remove(&namespace);
+            }
+        }
         if let Some(all) = self.images.get_mut(&subject) {
             all.retain(|known| known.name != name);
             if all.is_empty() {
@@ -253,7 +272,12 @@ impl Index {
     /// What is written of a subject. Where two objects speak of one subject, the strictest wins: the name is only a handle.
     #[must_use]
     pub fn image(&self, subject: &Subject) -> Option<Arc<Known>> {
-        self.images.get(subject)?.iter().filter(|known| !known.blank).max_by_key(|known| (known.facts.state, known.facts.observed_at)).cloned()
+        self.images
+            .get(subject)?
+            .iter()
+            .filter(|known| !known.blank)
+            .max_by_key(|known| (known.facts.state, known.facts.observed_at))
+            .cloned()
     }
 
     /// The image status with this name.
@@ -277,6 +301,12 @@ impl Index {
     #[must_use]
     pub fn image_count(&self) -> usize {
         self.subjects.len()
+    }
+
+    /// How many image statuses were first asked for in a namespace.
+    #[must_use]
+    pub fn first_seen_in(&self, namespace: &str) -> usize {
+        self.first_seen_in.get(namespace).copied().unwrap_or_default()
     }
 
     /// Names of all image statuses.

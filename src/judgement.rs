@@ -51,7 +51,12 @@ pub struct Subjected {
 /// The policies that speak of an image in a namespace. A reference that cannot be read, or whose host is an address that no
 /// Registry names, could be any image: every policy of the namespace speaks of it.
 #[must_use]
-pub fn policies_for(rules: &Rules, scope: Scope, labels: &BTreeMap<String, String>, image: &Result<Reference, ReferenceError>) -> Vec<Arc<Policy>> {
+pub fn policies_for(
+    rules: &Rules,
+    scope: Scope,
+    labels: &BTreeMap<String, String>,
+    image: &Result<Reference, ReferenceError>,
+) -> Vec<Arc<Policy>> {
     let here = rules.policies.values().filter(|policy| scope.holds(policy.mode) && policy.matches_namespace(labels));
     match image {
         Err(_) => here.cloned().collect(),
@@ -234,7 +239,9 @@ pub fn conclude(all: &[Considered]) -> Judgement {
                     laters.push(sentence::refusal(&place, why, &opinion.policy));
                     wait = wait.max(*after);
                 }
-                (Settled::Refuse(why) | Settled::Later(why, _), Mode::Warn) => judgement.warnings.push(sentence::warning(&place, why, &opinion.policy)),
+                (Settled::Refuse(why) | Settled::Later(why, _), Mode::Warn) => {
+                    judgement.warnings.push(sentence::warning(&place, why, &opinion.policy))
+                }
                 (Settled::Admit(_), _) | (_, Mode::Audit) => {}
             }
             if opinion.mode != Mode::Audit {
@@ -276,4 +283,21 @@ pub fn conclude(all: &[Considered]) -> Judgement {
         judgement.answer = Answer::Later(sentence::join(laters), wait.max(Duration::from_secs(1)));
     }
     judgement
+}
+
+/// What a template's author may want to know now: every refusal of a policy in mode Enforce or Warn, as a warning.
+#[must_use]
+pub fn as_warnings(all: &[Considered]) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for considered in all {
+        let place = Place { path: &considered.subjected.path, image: &considered.subjected.text, subject: considered.subject.as_ref() };
+        for opinion in considered.opinions.iter().filter(|opinion| opinion.mode != Mode::Audit) {
+            if let Settled::Refuse(why) = &opinion.settled {
+                warnings.push(sentence::warning(&place, why, &opinion.policy));
+            }
+        }
+    }
+    warnings.dedup();
+    warnings.truncate(16);
+    warnings
 }

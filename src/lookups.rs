@@ -1,1 +1,561 @@
-//! Freshness and flights over the registry client.
+//! What is at hand about an image, and a flight for what is not.
+//!
+//! [`Lookups::see`] gives a [`Sight`]: facts that are written and fresh, or the end of a question that somebody's flight asked. It
+//! decides nothing. Its one judgement is about *evidence*: a question that ended in an outage becomes `Unavailable` only when the
+//! registry itself, asked something else, is out too; and credentials are `Unauthorized` only when the registry refuses them for
+//! everything. Without such evidence a pod's author could choose an image that is slow, or a path that is forbidden, and have a
+//! policy's leniency towards outages let it in.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher as _, Hash, RandomState},
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::{
+    api::QuarantineProvider,
+    facts::{Busy, BusyCause, Facts, Outage, Outcome},
+    flights::{Bounds, Flights, Found, NotYet},
+    image::{Digest, Reference, Subject},
+    index::{self, Known},
+    limiter::{Limiter, Priority},
+    memory::Memory,
+    metrics::{Asked, Metrics, QuestionLabels},
+    policy::RegistryEntry,
+    provider::{self, Question, Seen},
+    registry::{CredentialIdentity, Credentials, Endpoint, Failure, RegistryClient, Request, TagOrDigest},
+    verdict::{Sight, Source},
+    watch::SharedIndex,
+    writer::Writer,
+};
+
+/// What is shown to a registry, and whose it is.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// What is shown.
+    pub credentials: Credentials,
+    /// Tells it apart from others without knowing it.
+    pub identity: CredentialIdentity,
+    /// The Registry object names it: Lazaretto's own.
+    pub own: bool,
+}
+
+/// Who wants to know about an image.
+#[derive(Clone, Debug)]
+pub struct Asker<'a> {
+    /// The namespace whose share a new look-up takes.
+    pub namespace: &'a str,
+    /// What to show the registry; `Err` when the Registry's own credentials cannot be had.
+    pub access: Result<Access, String>,
+    /// Until when an answer is of use.
+    pub deadline: Instant,
+    /// Whether what is found may be written down; not in a dry run.
+    pub record: bool,
+    /// Whether the pod is the quarantine processor's.
+    pub processor: bool,
+}
+
+/// For how long answers are kept, before jitter.
+#[derive(Clone, Copy, Debug)]
+pub struct Lives {
+    /// The digest of a tag.
+    pub tag: Duration,
+    /// Facts that were asked for.
+    pub facts: Duration,
+    /// An end that will not soon be another: absent, refused, blocked.
+    pub no: Duration,
+    /// An end that may be another in a moment: pending, unavailable.
+    pub not_yet: Duration,
+}
+
+impl Default for Lives {
+    fn default() -> Self {
+        Self { tag: Duration::from_secs(30), facts: Duration::from_secs(5), no: Duration::from_secs(5), not_yet: Duration::from_secs(2) }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct ResolveKey {
+    image: Reference,
+    access: CredentialIdentity,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct JudgeKey {
+    subject: Subject,
+    access: CredentialIdentity,
+    record: bool,
+}
+
+/// A tag's last digest.
+type Tags = Memory<ResolveKey, (Digest, Timestamp)>;
+
+/// Look-ups, shared by admission and operator.
+#[derive(Debug)]
+pub struct Lookups {
+    parts: Arc<Parts>,
+    resolves: Flights<ResolveKey, Outcome<Digest>>,
+    judges: Flights<JudgeKey, Outcome<Facts>>,
+}
+
+/// What a flight takes along.
+#[derive(Debug)]
+struct Parts {
+    client: Arc<RegistryClient>,
+    index: SharedIndex,
+    writer: Option<Writer>,
+    metrics: Metrics,
+    lives: Lives,
+    probes: Flights<String, bool>,
+    limiters: Mutex<HashMap<String, (crate::api::Limits, Arc<Limiter>)>>,
+    tags: Mutex<Tags>,
+    jitter: RandomState,
+}
+
+/// Flights at once, in all and for one namespace, and answers that are kept.
+const BOUNDS: Bounds = Bounds { flights: 1_024, share: 128, entries: 65_536 };
+/// Limiters that are kept: hosts are named by pod authors.
+const MOST_LIMITERS: usize = 4_096;
+/// How long a probe's finding counts as evidence.
+const EVIDENCE: Duration = Duration::from_secs(2);
+
+impl Lookups {
+    /// Look-ups over a client. Without a writer nothing is written down.
+    #[must_use]
+    pub fn new(client: Arc<RegistryClient>, index: SharedIndex, writer: Option<Writer>, metrics: Metrics, lives: Lives) -> Self {
+        let parts = Parts {
+            client,
+            index,
+            writer,
+            metrics,
+            lives,
+            probes: Flights::new(BOUNDS),
+            limiters: Mutex::default(),
+            tags: Mutex::new(Memory::new(BOUNDS.entries)),
+            jitter: RandomState::new(),
+        };
+        Self { parts: Arc::new(parts), resolves: Flights::new(BOUNDS), judges: Flights::new(BOUNDS) }
+    }
+
+    /// What is at hand about an image now; asks for what is not, until the asker's deadline.
+    pub async fn see(&self, image: &Reference, registry: Option<&Arc<RegistryEntry>>, asker: &Asker<'_>) -> Sight {
+        let listed = registry.is_some();
+        let sight = |subject, outcome, last, source| Sight { subject, outcome, last, source, listed, processor: asker.processor };
+        let (subject, resolved_now) = match image.subject() {
+            Some(subject) => (subject, Source::Known),
+            None => match self.digest_of(image, registry, asker).await {
+                (Outcome::Found(digest), source) => (image.with_digest(digest), source),
+                (other, source) => {
+                    let (subject, last) = self.last_of_tag(image, registry, asker);
+                    let outcome = other.found::<Facts>().map_or_else(|end| end, |_| Outcome::Absent);
+                    return sight(subject, outcome, last, source);
+                }
+            },
+        };
+        let now = Timestamp::now();
+        let known = self.parts.index.read().image(&subject);
+        if let Some(known) = &known
+            && index::is_fresh(known, &subject, registry.map(AsRef::as_ref), now)
+        {
+            return sight(Some(subject), Outcome::Found(known.facts.clone()), None, resolved_now);
+        }
+        let last = known.map(|known| last_look(&known, &subject, registry));
+        let outcome = self.judge(&subject, registry, asker).await;
+        sight(Some(subject), outcome, last, Source::Asked)
+    }
+
+    /// What is at hand about an image without asking or waiting; launches what is missing, so that the next one finds it.
+    #[must_use]
+    pub fn glance(&self, image: &Reference, registry: Option<&Arc<RegistryEntry>>, asker: &Asker<'_>) -> Option<Sight> {
+        let access = asker.access.as_ref().ok()?;
+        let subject = match image.subject() {
+            Some(subject) => subject,
+            None => {
+                let key = ResolveKey { image: image.clone(), access: access.identity };
+                match self.resolves.peek(&key) {
+                    Some(Outcome::Found(digest)) => image.with_digest(digest),
+                    Some(_) => return None,
+                    None => {
+                        self.launch_resolve(key, registry, access, asker.namespace);
+                        return None;
+                    }
+                }
+            }
+        };
+        let known = self.parts.index.read().image(&subject);
+        match known {
+            Some(known)
+                if known.facts.state.is_bad() || index::is_fresh(&known, &subject, registry.map(AsRef::as_ref), Timestamp::now()) =>
+            {
+                let outcome = Outcome::Found(known.facts.clone());
+                let listed = registry.is_some();
+                Some(Sight { subject: Some(subject), outcome, last: None, source: Source::Known, listed, processor: asker.processor })
+            }
+            _ => {
+                self.launch_judge(&subject, registry, access, asker);
+                None
+            }
+        }
+    }
+
+    /// Facts about a subject came by another way: whoever waits for them is woken.
+    pub fn landed(&self, subject: &Subject, facts: &Facts) {
+        self.judges.land(&Outcome::Found(facts.clone()), self.parts.lives.facts, |key| key.subject == *subject);
+    }
+
+    /// Flights in the air.
+    #[must_use]
+    pub fn aloft(&self) -> usize {
+        self.resolves.aloft() + self.judges.aloft()
+    }
+
+    /// The digest that a tag stands for now, for the leader's adoption.
+    pub async fn digest_of(
+        &self,
+        image: &Reference,
+        registry: Option<&Arc<RegistryEntry>>,
+        asker: &Asker<'_>,
+    ) -> (Outcome<Digest>, Source) {
+        let access = match &asker.access {
+            Ok(access) => access,
+            Err(why) => return (Outcome::Unauthorized(why.clone()), Source::Asked),
+        };
+        let key = ResolveKey { image: image.clone(), access: access.identity };
+        if let Some(outcome) = self.resolves.peek(&key) {
+            return (outcome, Source::Known);
+        }
+        let parts = self.parts.clone();
+        let outcome =
+            self.resolves.get(key.clone(), asker.namespace, asker.deadline, || parts.resolve(key, registry.cloned(), access.clone())).await;
+        (outcome.unwrap_or_else(busy), Source::Asked)
+    }
+
+    fn launch_resolve(&self, key: ResolveKey, registry: Option<&Arc<RegistryEntry>>, access: &Access, namespace: &str) {
+        let parts = self.parts.clone();
+        self.resolves.launch(key.clone(), namespace, || parts.resolve(key, registry.cloned(), access.clone()));
+    }
+
+    async fn judge(&self, subject: &Subject, registry: Option<&Arc<RegistryEntry>>, asker: &Asker<'_>) -> Outcome<Facts> {
+        let access = match &asker.access {
+            Ok(access) => access,
+            Err(why) => return Outcome::Unauthorized(why.clone()),
+        };
+        let key = JudgeKey { subject: subject.clone(), access: access.identity, record: asker.record };
+        let parts = self.parts.clone();
+        let namespace = asker.namespace.to_owned();
+        let flight = || parts.judge(key.clone(), registry.cloned(), access.clone(), namespace, Priority::Admission);
+        self.judges.get(key.clone(), asker.namespace, asker.deadline, flight).await.unwrap_or_else(busy)
+    }
+
+    fn launch_judge(&self, subject: &Subject, registry: Option<&Arc<RegistryEntry>>, access: &Access, asker: &Asker<'_>) {
+        let key = JudgeKey { subject: subject.clone(), access: access.identity, record: asker.record };
+        let parts = self.parts.clone();
+        let namespace = asker.namespace.to_owned();
+        self.judges
+            .launch(key.clone(), asker.namespace, || parts.judge(key, registry.cloned(), access.clone(), namespace, Priority::Admission));
+    }
+
+    /// Looks again at an image, whatever is written of it: the leader's regular look.
+    pub async fn look_again(&self, subject: &Subject, registry: &Arc<RegistryEntry>, access: &Access, namespace: &str) -> Outcome<Facts> {
+        let key = JudgeKey { subject: subject.clone(), access: access.identity, record: true };
+        self.parts.clone().judge(key, Some(registry.clone()), access.clone(), namespace.to_owned(), Priority::Polling).await.value
+    }
+
+    /// Whether the registry answers at all, and whether it takes these credentials.
+    pub async fn health(&self, registry: &Arc<RegistryEntry>, access: &Access) -> Result<(), Failure> {
+        let Some(host) = registry.hosts.first() else { return Ok(()) };
+        let endpoint = endpoint(host, Some(registry)).map_err(Failure::Misbehaved)?;
+        let request = Request { method: http::Method::GET, path: "/v2/", scopes: &[], body: None };
+        match self.parts.client.request(&endpoint, &access.credentials, request).await {
+            Ok(answer) if answer.status.is_server_error() => {
+                Err(Failure::of(answer.status, &answer.headers, &answer.body, Timestamp::now()))
+            }
+            Ok(_) => Ok(()),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Carries a person's decision out at the registry that keeps the flag.
+    pub async fn carry_out(
+        &self,
+        subject: &Subject,
+        registry: &Arc<RegistryEntry>,
+        access: &Access,
+        decision: &crate::api::Decision,
+    ) -> Result<(), Failure> {
+        let endpoint = endpoint(subject.registry(), Some(registry)).map_err(Failure::Misbehaved)?;
+        let question = Question {
+            client: &self.parts.client,
+            endpoint: &endpoint,
+            credentials: &access.credentials,
+            subject,
+            adopted: registry.adopted.is_some(),
+            now: Timestamp::now(),
+        };
+        provider::keeper(registry.provider).carry_out(question, decision).await
+    }
+
+    /// What a tag stood for when it was last asked, and what was known of that.
+    fn last_of_tag(
+        &self,
+        image: &Reference,
+        registry: Option<&Arc<RegistryEntry>>,
+        asker: &Asker<'_>,
+    ) -> (Option<Subject>, Option<(Facts, Timestamp)>) {
+        let Ok(access) = &asker.access else { return (None, None) };
+        let key = ResolveKey { image: image.clone(), access: access.identity };
+        let Some((digest, resolved)) = self.parts.tags.lock().get(&key).cloned() else { return (None, None) };
+        let subject = image.with_digest(digest);
+        let known = self.parts.index.read().image(&subject);
+        let last = known.map(|known| {
+            let (facts, seen) = last_look(&known, &subject, registry);
+            // A tag is no better known than when it was resolved.
+            (facts, seen.min(resolved))
+        });
+        (Some(subject), last)
+    }
+}
+
+fn last_look(known: &Known, subject: &Subject, registry: Option<&Arc<RegistryEntry>>) -> (Facts, Timestamp) {
+    (known.facts.clone(), index::last_seen(known, subject, registry.map(AsRef::as_ref)))
+}
+
+fn busy<T>(why: NotYet) -> Outcome<T> {
+    let (cause, seconds) = match why {
+        NotYet::Deadline | NotYet::Lost => (BusyCause::Deadline, 1),
+        NotYet::Full => (BusyCause::QueueFull, 3),
+        NotYet::Share => (BusyCause::Share, 3),
+    };
+    Outcome::Busy(Busy { cause, retry_after: Duration::from_secs(seconds) })
+}
+
+fn endpoint(host: &str, registry: Option<&Arc<RegistryEntry>>) -> Result<Endpoint, String> {
+    match registry {
+        Some(registry) => Endpoint::listed(host, &registry.spec).map_err(|error| error.to_string()),
+        None => Endpoint::unlisted(host).map_err(|error| error.to_string()),
+    }
+}
+
+/// How a question ended, and the context that says what the end means.
+struct Context<'a> {
+    registry: Option<&'a Arc<RegistryEntry>>,
+    endpoint: &'a Endpoint,
+    access: &'a Access,
+    limiter: &'a Limiter,
+}
+
+impl Parts {
+    async fn resolve(self: Arc<Self>, key: ResolveKey, registry: Option<Arc<RegistryEntry>>, access: Access) -> Found<Outcome<Digest>> {
+        let outcome = self.ask_digest(&key.image, registry.as_ref(), &access).await;
+        self.metrics.questions.get_or_create(&QuestionLabels { question: Asked::Resolve, outcome: outcome.kind() }).inc();
+        if let Outcome::Found(digest) = &outcome {
+            self.tags.lock().insert(key, (digest.clone(), Timestamp::now()));
+        }
+        self.found(outcome, self.lives.tag)
+    }
+
+    async fn ask_digest(&self, image: &Reference, registry: Option<&Arc<RegistryEntry>>, access: &Access) -> Outcome<Digest> {
+        let endpoint = match endpoint(image.registry(), registry) {
+            Ok(endpoint) => endpoint,
+            Err(error) => return Outcome::Misbehaved(error),
+        };
+        let limiter = self.limiter(image.registry(), registry);
+        let context = Context { registry, endpoint: &endpoint, access, limiter: &limiter };
+        let tag = TagOrDigest::Tag(image.tag().unwrap_or("latest"));
+        self.ask(&context, Priority::Admission, self.client.resolve(&endpoint, &access.credentials, image.repository(), tag)).await
+    }
+
+    async fn judge(
+        self: Arc<Self>,
+        key: JudgeKey,
+        registry: Option<Arc<RegistryEntry>>,
+        access: Access,
+        namespace: String,
+        priority: Priority,
+    ) -> Found<Outcome<Facts>> {
+        let outcome = self.ask_state(&key.subject, registry.as_ref(), &access, priority).await;
+        let question = if priority == Priority::Polling { Asked::Poll } else { Asked::Judge };
+        self.metrics.questions.get_or_create(&QuestionLabels { question, outcome: outcome.kind() }).inc();
+        let outcome = match outcome.found() {
+            Ok(Seen::Pending(why)) => Outcome::Pending(why),
+            Ok(Seen::State(observation)) => match self.writer.as_ref().filter(|_| key.record) {
+                None => Outcome::Found(observation.facts),
+                Some(writer) => match writer.record(&key.subject, &observation, &namespace).await {
+                    // What is written may know more than what was seen: a person's decision, say.
+                    Ok(object) => {
+                        let written = Known::read(&object, Timestamp::now()).map(|(_, known)| known.facts);
+                        self.index.write().apply_image(&object, Timestamp::now());
+                        Outcome::Found(written.unwrap_or(observation.facts))
+                    }
+                    Err(error) => {
+                        tracing::warn!(subject = %key.subject, %error, "an image's status was not written");
+                        Outcome::Found(observation.facts)
+                    }
+                },
+            },
+            Err(end) => end,
+        };
+        self.found(outcome, self.lives.facts)
+    }
+
+    async fn ask_state(
+        &self,
+        subject: &Subject,
+        registry: Option<&Arc<RegistryEntry>>,
+        access: &Access,
+        priority: Priority,
+    ) -> Outcome<Seen> {
+        let endpoint = match endpoint(subject.registry(), registry) {
+            Ok(endpoint) => endpoint,
+            Err(error) => return Outcome::Misbehaved(error),
+        };
+        let limiter = self.limiter(subject.registry(), registry);
+        let context = Context { registry, endpoint: &endpoint, access, limiter: &limiter };
+        let question = Question {
+            client: &self.client,
+            endpoint: &endpoint,
+            credentials: &access.credentials,
+            subject,
+            adopted: registry.is_some_and(|registry| registry.adopted.is_some()),
+            now: Timestamp::now(),
+        };
+        let keeper = provider::keeper(registry.map_or(QuarantineProvider::None, |registry| registry.provider));
+        self.ask(&context, priority, keeper.observe(question)).await
+    }
+
+    /// Asks within the registry's limits, and finds out what an end without an answer means. When the question turns slow a probe
+    /// starts beside it, so that the evidence is there when the time is up.
+    async fn ask<T>(&self, context: &Context<'_>, priority: Priority, question: impl Future<Output = Result<T, Failure>>) -> Outcome<T> {
+        let patience = context.endpoint.timeout;
+        let _permit = match context.limiter.acquire(priority, Instant::now() + patience).await {
+            Ok(permit) => permit,
+            Err(busy) => return Outcome::Busy(busy),
+        };
+        let mut question = std::pin::pin!(question);
+        let answer = match tokio::time::timeout(patience / 2, &mut question).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                self.launch_probe(context);
+                question.await
+            }
+        };
+        match answer {
+            Ok(value) => Outcome::Found(value),
+            Err(failure) => self.meaning(context, failure).await,
+        }
+    }
+
+    async fn meaning<T>(&self, context: &Context<'_>, failure: Failure) -> Outcome<T> {
+        match failure {
+            Failure::NotFound => match context.registry.map(|registry| registry.provider) {
+                Some(QuarantineProvider::AzureContainerRegistry) => Outcome::Hidden,
+                Some(QuarantineProvider::Managed | QuarantineProvider::None) | None => Outcome::Absent,
+            },
+            Failure::Forbidden(_) => Outcome::Refused,
+            Failure::Blocked(block) => Outcome::Blocked(block),
+            Failure::Pending(why) => Outcome::Pending(why),
+            Failure::Misbehaved(what) => Outcome::Misbehaved(what),
+            Failure::Throttled { retry_after } => {
+                let wait = retry_after.unwrap_or(Duration::from_secs(5));
+                context.limiter.close_for(wait);
+                Outcome::Busy(Busy { cause: BusyCause::Throttled, retry_after: wait })
+            }
+            Failure::Unauthorized(why) => {
+                if context.registry.is_some() && context.access.own && self.refuses_everything(context).await {
+                    Outcome::Unauthorized(why)
+                } else {
+                    Outcome::Refused
+                }
+            }
+            Failure::Outage(outage) => self.outage(context, outage).await,
+        }
+    }
+
+    async fn outage<T>(&self, context: &Context<'_>, outage: Outage) -> Outcome<T> {
+        if context.registry.is_none() {
+            // Its author may own it: no finding about it opens anything, so none is sought.
+            return Outcome::Busy(Busy { cause: BusyCause::Unlisted, retry_after: Duration::from_secs(5) });
+        }
+        let deadline = Instant::now() + context.endpoint.timeout;
+        let alive = self.probes.get(context.endpoint.base.to_string(), "probe", deadline, || self.probe(context)).await;
+        match alive {
+            Ok(false) => Outcome::Unavailable(outage),
+            Ok(true) => Outcome::Pending(format!("the registry is well, but did not answer about this image ({})", outage.message)),
+            Err(why) => busy(why),
+        }
+    }
+
+    fn launch_probe(&self, context: &Context<'_>) {
+        if context.registry.is_some() {
+            self.probes.launch(context.endpoint.base.to_string(), "probe", || self.probe(context));
+        }
+    }
+
+    /// Whether the registry answers anything at all.
+    fn probe(&self, context: &Context<'_>) -> impl Future<Output = Found<bool>> + Send + 'static {
+        let client = self.client.clone();
+        let mut endpoint = context.endpoint.clone();
+        // The evidence must be there before the first review's patience ends.
+        endpoint.timeout = (endpoint.timeout / 2).max(Duration::from_millis(500));
+        let metrics = self.metrics.clone();
+        async move {
+            let alive = !matches!(client.ping(&endpoint).await, Err(Failure::Outage(_)));
+            let outcome = if alive { crate::facts::OutcomeKind::Found } else { crate::facts::OutcomeKind::Unavailable };
+            metrics.questions.get_or_create(&QuestionLabels { question: Asked::Probe, outcome }).inc();
+            Found { value: alive, fresh_for: EVIDENCE }
+        }
+    }
+
+    /// Whether the registry refuses these credentials for everything and not only for one path, which a pod's author may choose.
+    async fn refuses_everything(&self, context: &Context<'_>) -> bool {
+        let request = Request { method: http::Method::GET, path: "/v2/", scopes: &[], body: None };
+        matches!(self.client.request(context.endpoint, &context.access.credentials, request).await, Err(Failure::Unauthorized(_)))
+    }
+
+    fn limiter(&self, host: &str, registry: Option<&Arc<RegistryEntry>>) -> Arc<Limiter> {
+        let limits = registry.map_or_else(
+            || crate::api::Limits { requests_per_second: 20, concurrent_requests: 4, ..crate::api::Limits::default() },
+            |registry| registry.spec.limits.clone(),
+        );
+        // A Registry's limiter goes by its name, which no host can have for want of a slash in hosts.
+        let key = registry.map_or_else(|| host.to_owned(), |registry| format!("/{}", registry.name));
+        let mut limiters = self.limiters.lock();
+        if let Some((held, limiter)) = limiters.get(&key)
+            && *held == limits
+        {
+            return limiter.clone();
+        }
+        if limiters.len() >= MOST_LIMITERS {
+            limiters.retain(|key, (_, limiter)| key.starts_with('/') || Arc::strong_count(limiter) > 1);
+        }
+        let limiter = Arc::new(Limiter::new(&limits));
+        limiters.insert(key, (limits, limiter.clone()));
+        limiter
+    }
+
+    fn found<T>(&self, outcome: Outcome<T>, good: Duration) -> Found<Outcome<T>> {
+        let life = match &outcome {
+            Outcome::Found(_) => good,
+            Outcome::Absent
+            | Outcome::Hidden
+            | Outcome::Refused
+            | Outcome::Blocked(_)
+            | Outcome::Misbehaved(_)
+            | Outcome::Unauthorized(_) => self.lives.no,
+            Outcome::Pending(_) | Outcome::Unavailable(_) => self.lives.not_yet,
+            Outcome::Busy(busy) => busy.retry_after.min(self.lives.not_yet),
+        };
+        Found { value: outcome, fresh_for: self.jittered(life) }
+    }
+
+    /// Between three quarters of a life and the whole, so that what was asked together is not asked again together.
+    fn jittered(&self, life: Duration) -> Duration {
+        let share = u32::try_from(self.jitter.hash_one(Instant::now()) % 256).unwrap_or_default();
+        life * (768 + share) / 1_024
+    }
+}

@@ -194,8 +194,17 @@ impl Metrics {
         registry.register("images", "Images by quarantine state", metrics.images.clone());
         registry.register_with_unit("oldest_fact", "Age of the oldest look at an image in use", Unit::Seconds, metrics.oldest_fact.clone());
         registry.register("debts", "Running containers whose image their policy has not judged (leader only)", metrics.debts.clone());
-        registry.register("running_held", "Running containers whose image is in quarantine or failed (leader only)", metrics.running_held.clone());
-        registry.register_with_unit("certificate_expiry", "Time until the serving certificate ends", Unit::Seconds, metrics.certificate_expiry.clone());
+        registry.register(
+            "running_held",
+            "Running containers whose image is in quarantine or failed (leader only)",
+            metrics.running_held.clone(),
+        );
+        registry.register_with_unit(
+            "certificate_expiry",
+            "Time until the serving certificate ends",
+            Unit::Seconds,
+            metrics.certificate_expiry.clone(),
+        );
         registry.register("leading", "1 while this replica leads", metrics.leading.clone());
         registry.register("failed_passes", "Passes over a registry that did not come to their end", metrics.failed_passes.clone());
         // So that an alert finds a zero and not nothing.

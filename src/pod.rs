@@ -247,8 +247,7 @@ pub fn template<'a>(kind: &str, json: &'a str) -> Result<Option<Pod<'a>>, String
 }
 
 /// The kinds whose templates [`template`] reads.
-pub const WORKLOAD_KINDS: [&str; 7] =
-    ["Deployment", "ReplicaSet", "StatefulSet", "DaemonSet", "Job", "CronJob", "ReplicationController"];
+pub const WORKLOAD_KINDS: [&str; 7] = ["Deployment", "ReplicaSet", "StatefulSet", "DaemonSet", "Job", "CronJob", "ReplicationController"];
 
 #[cfg(test)]
 mod tests {
@@ -319,6 +318,6 @@ mod tests {
     fn null_lists_are_empty_and_rubbish_is_named_without_an_excerpt() {
         assert_eq!(read(r#"{"spec":{"containers":null,"volumes":null}}"#).unwrap().images().count(), 0);
         let error = read(r#"{"spec":{"containers":[{"image":{"secret":"s"}}]}}"#).unwrap_err();
-        assert_eq!(error, "a field has another type than Kubernetes gives it (line 1, column 33)");
+        assert_eq!(error, "a field has another type than Kubernetes gives it (line 1, column 32)");
     }
 }

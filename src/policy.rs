@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
-use kube::core::{Expression, ParseExpressionError, Selector, SelectorExt as _};
+use kube::core::{ParseExpressionError, Selector, SelectorExt as _};
 
 use crate::{
     api::{self, Level, Mode, QuarantineProvider, Requirement},
@@ -94,7 +94,8 @@ impl TryFrom<&api::QuarantinePolicy> for Policy {
         let spec = &object.spec;
         let namespaces = match spec.matching.namespace_selector.clone() {
             Some(selector) if selector.match_labels.is_some() || selector.match_expressions.is_some() => {
-                let selector = Selector::try_from(selector).map_err(|error: ParseExpressionError| Unreadable::Selector(error.to_string()))?;
+                let selector =
+                    Selector::try_from(selector).map_err(|error: ParseExpressionError| Unreadable::Selector(error.to_string()))?;
                 Some(selector)
             }
             _ => None,
@@ -105,7 +106,9 @@ impl TryFrom<&api::QuarantinePolicy> for Policy {
                     Pattern::parse(image).map_err(|error| Unreadable::Pattern { field: "spec.deny", why: error.to_string() })?,
                 ),
                 (None, Some(digest)) => Denied::Digest(
-                    digest.parse().map_err(|error: crate::image::DigestError| Unreadable::Digest { field: "spec.deny", why: error.to_string() })?,
+                    digest
+                        .parse()
+                        .map_err(|error: crate::image::DigestError| Unreadable::Digest { field: "spec.deny", why: error.to_string() })?,
                 ),
                 (None, None) => return Err(Unreadable::Pattern { field: "spec.deny", why: "give either image or digest".into() }),
             };
@@ -166,7 +169,9 @@ impl Policy {
         let hit = |rule: &&Deny| match &rule.what {
             Denied::Image(_) => false,
             Denied::Digest(denied) => {
-                denied == digest || manifest.config.as_ref() == Some(denied) || manifest.children.iter().any(|child| child.digest == *denied)
+                denied == digest
+                    || manifest.config.as_ref() == Some(denied)
+                    || manifest.children.iter().any(|child| child.digest == *denied)
             }
         };
         self.deny.iter().find(hit).map(|rule| rule.reason.as_str())
@@ -187,20 +192,12 @@ pub struct RegistryEntry {
     /// The canonical hosts.
     pub hosts: Vec<String>,
     repositories: Vec<Pattern>,
-    /// Where it is reached; none for `https://` and the host.
-    pub endpoint: Option<url::Url>,
-    /// Speak HTTP without TLS.
-    pub plain_http: bool,
-    /// PEM certificates besides the well-known ones.
-    pub ca_bundle: Option<String>,
-    /// The Secret with our own credentials.
-    pub secret: Option<String>,
+    /// How it is reached, and how much it may be asked.
+    pub spec: api::RegistrySpec,
     /// Who keeps the flag.
     pub provider: QuarantineProvider,
     /// Who may run what is in quarantine.
     pub processor: Option<api::Processor>,
-    /// How much may be asked.
-    pub limits: api::Limits,
     /// How often to look again.
     pub poll_interval: Duration,
     /// When the flag began to be kept by us and what ran then was adopted: `None` before it was done.
@@ -219,10 +216,9 @@ impl TryFrom<&api::Registry> for RegistryEntry {
     fn try_from(object: &api::Registry) -> Result<Self, Unreadable> {
         let spec = &object.spec;
         let hosts = spec.hosts.iter().map(|host| canonical_host(host)).collect::<Result<Vec<_>, _>>()?;
-        let endpoint = match &spec.endpoint {
-            Some(text) => Some(url::Url::parse(text).map_err(|error| Unreadable::Endpoint(error.to_string()))?),
-            None => None,
-        };
+        if let Some(text) = &spec.endpoint {
+            url::Url::parse(text).map_err(|error| Unreadable::Endpoint(error.to_string()))?;
+        }
         if let Some(pem) = &spec.ca_bundle {
             use rustls_pki_types::{CertificateDer, pem::PemObject as _};
             let count = CertificateDer::pem_slice_iter(pem.as_bytes()).filter(Result::is_ok).count();
@@ -241,13 +237,9 @@ impl TryFrom<&api::Registry> for RegistryEntry {
                     Pattern::parse_path(text).map_err(|error| Unreadable::Pattern { field: "spec.repositories", why: error.to_string() })
                 })
                 .collect::<Result<_, _>>()?,
-            endpoint,
-            plain_http: spec.plain_http,
-            ca_bundle: spec.ca_bundle.clone(),
-            secret: spec.credentials.as_ref().map(|secret| secret.secret_name.clone()),
             provider: spec.quarantine.provider,
             processor: spec.quarantine.processor.clone(),
-            limits: spec.limits.clone(),
+            spec: spec.clone(),
             poll_interval: spec.poll_interval.get().max(Duration::from_secs(10)),
             adopted: status.adoption.as_ref().and_then(|adoption| adoption.completed),
             last_complete_pass: status.last_complete_pass,

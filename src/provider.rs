@@ -88,7 +88,9 @@ impl Keeper for Nobody {
     }
 
     fn carry_out<'a>(&'a self, _: Question<'a>, _: &'a Decision) -> BoxFuture<'a, Result<(), Failure>> {
-        Box::pin(async { Err(Failure::Forbidden("nobody keeps a quarantine flag for this registry, so there is nothing to decide".to_owned())) })
+        Box::pin(async {
+            Err(Failure::Forbidden("nobody keeps a quarantine flag for this registry, so there is nothing to decide".to_owned()))
+        })
     }
 }
 
@@ -97,6 +99,7 @@ impl Keeper for Nobody {
 /// # Errors
 /// However the question ended instead.
 pub async fn confirm(question: &Question<'_>) -> Result<Manifest, Failure> {
-    let answer = question.client.manifest(question.endpoint, question.credentials, question.subject.repository(), question.subject.digest()).await?;
+    let answer =
+        question.client.manifest(question.endpoint, question.credentials, question.subject.repository(), question.subject.digest()).await?;
     Ok(answer.manifest)
 }

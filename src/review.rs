@@ -256,7 +256,7 @@ mod tests {
     fn errors_show_no_excerpt_of_the_body() {
         let body = br#"{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","request":{"uid":{"password":"s3cret"}}}"#;
         let message = read(body).unwrap_err().to_string();
-        assert_eq!(message, "cannot read the AdmissionReview: a field has another type than Kubernetes gives it (line 1, column 83)");
+        assert_eq!(message, "cannot read the AdmissionReview: a field has another type than Kubernetes gives it (line 1, column 78)");
         assert_eq!(read(b"{}").unwrap_err().to_string(), "cannot read the AdmissionReview: missing field `apiVersion` at line 1 column 2");
         let body = br#"{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1beta1"}"#;
         assert_eq!(read(body).unwrap_err(), ReadError::Kind("admission.k8s.io/v1beta1, AdmissionReview".into()));

@@ -126,7 +126,9 @@ fn held(facts: &Facts, subject: Option<&Subject>) -> String {
     }
     let name = subject.map_or_else(|| "IMAGE".to_owned(), ToString::to_string);
     text += &match facts.provider {
-        Provider::Managed => format!(". Whoever has the role lazaretto-releaser may release it: lazaretto quarantine release {name} --reason TEXT"),
+        Provider::Managed => {
+            format!(". Whoever has the role lazaretto-releaser may release it: lazaretto quarantine release {name} --reason TEXT")
+        }
         Provider::AzureContainerRegistry => {
             ". Only the registry's quarantine processor can release it (role AcrQuarantineWriter, state Passed)".to_owned()
         }

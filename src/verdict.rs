@@ -245,7 +245,9 @@ fn basis(sight: &Sight) -> Basis {
 fn released(case: &Case<'_>, sight: &Sight) -> Verdict {
     let verdict = table(case, sight);
     match &verdict {
-        Verdict::Refuse(Why::Held(_) | Why::Blocked(_)) | Verdict::Unknown(Unknown::Pending(_)) if sight.processor => Verdict::Admit(Basis::Processor),
+        Verdict::Refuse(Why::Held(_) | Why::Blocked(_)) | Verdict::Unknown(Unknown::Pending(_)) if sight.processor => {
+            Verdict::Admit(Basis::Processor)
+        }
         Verdict::Refuse(Why::Held(_) | Why::Blocked(_) | Why::Unmanaged { .. }) | Verdict::Unknown(_)
             if case.waived(Requirement::Released, Some(sight)) =>
         {

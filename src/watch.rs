@@ -1,1 +1,210 @@
-//! Watches that feed the index.
+//! Watches that feed the index: one task a kind.
+//!
+//! A relist is one transaction: what comes between `Init` and `InitDone` is collected, what vanished is worked out, and the index is
+//! locked once. Each watch holds a readiness condition that is met at its first complete list.
+
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
+
+use futures::{Stream, StreamExt as _};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{
+    Api, Client, Resource, ResourceExt as _,
+    core::{DeserializeGuard, PartialObjectMeta},
+    runtime::{WatchStreamExt as _, watcher},
+};
+use parking_lot::RwLock;
+use serde::de::DeserializeOwned;
+
+use crate::{
+    admin::Condition,
+    api::{ImageStatus, QuarantinePolicy, Registry, Waiver},
+    index::{Index, Kind},
+};
+
+/// The index, shared. Nothing awaits while it is locked.
+pub type SharedIndex = Arc<RwLock<Index>>;
+
+/// What a watch does with its objects.
+pub trait Sink<K>: Send {
+    /// An object is there, or is there in another form.
+    fn apply(&mut self, object: K);
+    /// An object is gone, by its name.
+    fn delete(&mut self, name: &str);
+    /// Everything that is there, at once; whatever is not among it is gone.
+    fn reset(&mut self, objects: Vec<K>);
+}
+
+/// Runs a watch until the stream ends, which it does not.
+pub async fn run<K>(client: Client, config: watcher::Config, mut sink: impl Sink<K>, ready: Condition)
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let stream = watcher(Api::<DeserializeGuard<K>>::all(client), config).default_backoff();
+    feed(stream, &mut sink, &ready).await;
+}
+
+/// Feeds a sink from a stream of watch events.
+pub async fn feed<K>(
+    stream: impl Stream<Item = watcher::Result<watcher::Event<DeserializeGuard<K>>>>,
+    sink: &mut impl Sink<K>,
+    ready: &Condition,
+) where
+    K: Resource<DynamicType = ()>,
+{
+    let kind = K::kind(&());
+    let mut list = Vec::new();
+    let mut stream = std::pin::pin!(stream);
+    while let Some(event) = stream.next().await {
+        let event = match event {
+            Ok(event) => event,
+            Err(error) => {
+                tracing::warn!(%kind, error = %crate::history::clip(&error.to_string(), 300), "watch");
+                continue;
+            }
+        };
+        ready.beat();
+        match event {
+            watcher::Event::Init => list.clear(),
+            watcher::Event::InitApply(DeserializeGuard(Ok(object))) => list.push(object),
+            watcher::Event::InitDone => {
+                sink.reset(std::mem::take(&mut list));
+                ready.set(true);
+            }
+            watcher::Event::Apply(DeserializeGuard(Ok(object))) => sink.apply(object),
+            watcher::Event::Delete(DeserializeGuard(object)) => {
+                let name = object.as_ref().map_or_else(|invalid| invalid.metadata.name.clone(), |object| object.meta().name.clone());
+                sink.delete(&name.unwrap_or_default());
+            }
+            watcher::Event::InitApply(DeserializeGuard(Err(invalid))) | watcher::Event::Apply(DeserializeGuard(Err(invalid))) => {
+                // It keeps its last readable form. The schema of the API server lets nothing through that the types do not read.
+                let name = invalid.metadata.name.unwrap_or_default();
+                tracing::error!(%kind, name, error = %crate::history::clip(&invalid.error.to_string(), 300), "an object cannot be read; its last readable form stays");
+            }
+        }
+    }
+}
+
+/// Feeds one of the kinds that people write.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// The index.
+    pub index: SharedIndex,
+    /// Told after each change, with the number of changes so far.
+    pub changed: tokio::sync::watch::Sender<u64>,
+}
+
+impl Rules {
+    fn tell(&self) {
+        self.changed.send_modify(|count| *count += 1);
+    }
+}
+
+macro_rules! rules_sink {
+    ($type:ty, $kind:expr, $apply:ident) => {
+        impl Sink<$type> for Rules {
+            fn apply(&mut self, object: $type) {
+                if self.index.write().$apply(&object) {
+                    self.tell();
+                }
+            }
+
+            fn delete(&mut self, name: &str) {
+                self.index.write().delete($kind, name);
+                self.tell();
+            }
+
+            fn reset(&mut self, objects: Vec<$type>) {
+                {
+                    let mut index = self.index.write();
+                    for name in index.names($kind) {
+                        if !objects.iter().any(|object| object.name_any() == name) {
+                            index.delete($kind, &name);
+                        }
+                    }
+                    for object in &objects {
+                        index.$apply(object);
+                    }
+                }
+                self.tell();
+            }
+        }
+    };
+}
+rules_sink!(QuarantinePolicy, Kind::Policy, apply_policy);
+rules_sink!(Registry, Kind::Registry, apply_registry);
+rules_sink!(Waiver, Kind::Waiver, apply_waiver);
+
+/// Feeds image statuses, and wakes whoever waits for them.
+pub struct Images<W> {
+    /// The index.
+    pub index: SharedIndex,
+    /// Told of each image whose status changed.
+    pub wake: W,
+}
+
+impl<W: Fn(&str) + Send> Sink<ImageStatus> for Images<W> {
+    fn apply(&mut self, object: ImageStatus) {
+        if self.index.write().apply_image(&object, Timestamp::now()) {
+            (self.wake)(&object.name_any());
+        }
+    }
+
+    fn delete(&mut self, name: &str) {
+        self.index.write().delete_image(name);
+        (self.wake)(name);
+    }
+
+    fn reset(&mut self, objects: Vec<ImageStatus>) {
+        let now = Timestamp::now();
+        let mut changed = Vec::new();
+        {
+            let mut index = self.index.write();
+            let mut gone: std::collections::HashSet<String> = index.image_names().into_iter().collect();
+            for object in &objects {
+                let name = object.name_any();
+                gone.remove(&name);
+                if index.apply_image(object, now) {
+                    changed.push(name);
+                }
+            }
+            for name in gone {
+                index.delete_image(&name);
+                changed.push(name);
+            }
+        }
+        for name in changed {
+            (self.wake)(&name);
+        }
+    }
+}
+
+/// Feeds the labels of namespaces.
+#[derive(Clone, Debug)]
+pub struct Namespaces(pub SharedIndex);
+
+fn labels(object: &PartialObjectMeta<Namespace>) -> BTreeMap<String, String> {
+    object.metadata.labels.clone().unwrap_or_default()
+}
+
+impl Sink<PartialObjectMeta<Namespace>> for Namespaces {
+    fn apply(&mut self, object: PartialObjectMeta<Namespace>) {
+        self.0.write().apply_namespace(&object.name_any(), labels(&object));
+    }
+
+    fn delete(&mut self, name: &str) {
+        self.0.write().delete_namespace(name);
+    }
+
+    fn reset(&mut self, objects: Vec<PartialObjectMeta<Namespace>>) {
+        let mut index = self.0.write();
+        for name in index.namespace_names() {
+            if !objects.iter().any(|object| object.name_any() == name) {
+                index.delete_namespace(&name);
+            }
+        }
+        for object in &objects {
+            index.apply_namespace(&object.name_any(), labels(object));
+        }
+    }
+}

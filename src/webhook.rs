@@ -1,1 +1,169 @@
 //! The router that the API server calls.
+//!
+//! | path | judges | how the API server's entry fails |
+//! |---|---|---|
+//! | `/validate/enforce` | policies in mode Enforce | closed |
+//! | `/validate/observe` | policies in modes Warn and Audit | open |
+//! | `/validate` | every policy, for calls by hand | – |
+//! | `/warn` | workload templates, by known facts | open |
+//!
+//! Every answer is an AdmissionReview with the request's uid and status 200: any other is a failed call to the API server, and
+//! `failurePolicy` would decide. So nothing here may be refused by an extractor, and a panic is caught.
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Query, State},
+    http::header::CONTENT_TYPE,
+    response::{IntoResponse, Response as HttpResponse},
+    routing::post,
+};
+use futures::{FutureExt as _, StreamExt as _};
+use serde::Deserialize;
+use tokio::time::Instant;
+use tower::limit::ConcurrencyLimitLayer;
+
+use crate::{
+    gate::Gate,
+    judgement::Scope,
+    review::{self, Response},
+};
+
+/// Bytes that a review may have.
+pub const MOST_BYTES: usize = 8 << 20;
+/// Reviews that are worked on at once; further ones wait their turn.
+const MOST_AT_ONCE: usize = 4_096;
+/// How long before the API server's patience ends an answer leaves.
+const MARGIN: Duration = Duration::from_millis(1_500);
+/// The patience of an API server that names none.
+const DEFAULT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The query that the API server appends: `?timeout=10s`.
+#[derive(Debug, Default, Deserialize)]
+pub struct Patience {
+    timeout: Option<String>,
+}
+
+impl Patience {
+    /// When the answer must leave: the API server's patience (which it rounds up to whole seconds) less a margin, and never less
+    /// than half of it.
+    fn deadline(&self, now: Instant) -> Instant {
+        let patience = self.timeout.as_deref().and_then(read_seconds).unwrap_or(DEFAULT_PATIENCE);
+        now + patience.saturating_sub(MARGIN).max(patience / 2)
+    }
+}
+
+/// Go's way of writing a duration, as far as the API server uses it: `10s`, `1m30s`, `2.5s`, `500ms`. At most 30 s.
+fn read_seconds(text: &str) -> Option<Duration> {
+    let mut rest = text;
+    let mut total = 0.0;
+    while !rest.is_empty() {
+        let end = rest.find(|character: char| !character.is_ascii_digit() && character != '.')?;
+        let number: f64 = rest[..end].parse().ok()?;
+        rest = &rest[end..];
+        let (unit, length) = [("ms", 0.001), ("m", 60.0), ("s", 1.0)].into_iter().find(|(unit, _)| rest.starts_with(unit))?;
+        total += number * length;
+        rest = &rest[unit.len()..];
+    }
+    (total > 0.0).then(|| Duration::from_secs_f64(total.min(30.0)))
+}
+
+/// The routes.
+#[must_use]
+pub fn router(gate: Arc<Gate>) -> Router {
+    Router::new()
+        .route("/validate", post(|state, query, body| validate(state, query, body, Scope::All)))
+        .route("/validate/enforce", post(|state, query, body| validate(state, query, body, Scope::Enforce)))
+        .route("/validate/observe", post(|state, query, body| validate(state, query, body, Scope::Observe)))
+        .route("/warn", post(warn))
+        .layer(ConcurrencyLimitLayer::new(MOST_AT_ONCE))
+        .with_state(gate)
+}
+
+type MaybePatience = Result<Query<Patience>, axum::extract::rejection::QueryRejection>;
+
+async fn validate(State(gate): State<Arc<Gate>>, patience: MaybePatience, body: Body, scope: Scope) -> HttpResponse {
+    let deadline = patience.map(|Query(patience)| patience).unwrap_or_default().deadline(Instant::now());
+    let body = match collect(body, deadline).await {
+        Ok(body) => body,
+        Err(response) => return answer(*response),
+    };
+    let response = match review::read(&body) {
+        Err(error) => {
+            gate.metrics.unreadable_requests.inc();
+            Response::refuse(review::uid_of(&body).unwrap_or_default(), error.to_string())
+        }
+        Ok(request) => match AssertUnwindSafe(gate.review(&request, scope, deadline)).catch_unwind().await {
+            Ok(response) => response,
+            Err(_) => {
+                tracing::error!(uid = %request.uid, "a review ended in a panic");
+                Response::refuse(
+                    request.uid.as_ref(),
+                    "Lazaretto made an error of its own while judging this pod; its log has more".to_owned(),
+                )
+            }
+        },
+    };
+    answer(response)
+}
+
+async fn warn(State(gate): State<Arc<Gate>>, body: Body) -> HttpResponse {
+    let body = match collect(body, Instant::now() + Duration::from_secs(1)).await {
+        Ok(body) => body,
+        Err(response) => return answer(Response::allow(response.uid)),
+    };
+    let response = match review::read(&body) {
+        Err(_) => Response::allow(review::uid_of(&body).unwrap_or_default()),
+        Ok(request) => {
+            std::panic::catch_unwind(AssertUnwindSafe(|| gate.warn(&request))).unwrap_or_else(|_| Response::allow(request.uid.as_ref()))
+        }
+    };
+    answer(response)
+}
+
+/// Reads a body of at most [`MOST_BYTES`] before the deadline, or makes the refusal, with the uid where that much came.
+async fn collect(body: Body, deadline: Instant) -> Result<Vec<u8>, Box<Response>> {
+    let mut stream = body.into_data_stream();
+    let mut bytes = Vec::new();
+    let refuse = |bytes: &[u8], why: String| Err(Box::new(Response::refuse(review::uid_of(bytes).unwrap_or_default(), why)));
+    loop {
+        match tokio::time::timeout_at(deadline, stream.next()).await {
+            Ok(None) => return Ok(bytes),
+            Ok(Some(Ok(chunk))) if bytes.len() + chunk.len() <= MOST_BYTES => bytes.extend_from_slice(&chunk),
+            Ok(Some(Ok(_))) => return refuse(&bytes, format!("the AdmissionReview is larger than {} MiB", MOST_BYTES >> 20)),
+            Ok(Some(Err(_))) => return refuse(&bytes, "the AdmissionReview broke off".to_owned()),
+            Err(_) => return refuse(&bytes, "the AdmissionReview did not arrive in time".to_owned()),
+        }
+    }
+}
+
+fn answer(response: Response) -> HttpResponse {
+    ([(CONTENT_TYPE, "application/json")], response.into_json()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_api_servers_patience_is_read_as_go_writes_it() {
+        for (text, millis) in [("10s", 10_000), ("1m30s", 30_000), ("2.5s", 2_500), ("500ms", 500), ("1s", 1_000)] {
+            assert_eq!(read_seconds(text).map(|patience| patience.as_millis()), Some(millis), "{text}");
+        }
+        for text in ["", "s", "10", "10h", "-1s", "0s", "1e9s", "nans"] {
+            assert_eq!(read_seconds(text), None, "{text}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_answer_leaves_before_the_patience_ends() {
+        let now = Instant::now();
+        let leaves = |timeout: Option<&str>| (Patience { timeout: timeout.map(str::to_owned) }.deadline(now) - now).as_millis();
+        assert_eq!(leaves(Some("10s")), 8_500);
+        assert_eq!(leaves(Some("2s")), 1_000, "half of a short one");
+        assert_eq!(leaves(Some("rubbish")), 8_500);
+        assert_eq!(leaves(None), 8_500);
+    }
+}

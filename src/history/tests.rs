@@ -100,17 +100,16 @@ fn the_object_stays_within_its_bytes() {
         observation.facts.reason = "r".repeat(500);
         observation.facts.by = "b".repeat(500);
         observation.facts.details = "d".repeat(2_000);
-        observation.facts.manifest.children = (0..40)
-            .map(|n| crate::facts::Child { digest: crate::image::Digest::of(&[n]), platform: format!("linux/arch{n}") })
-            .collect();
+        observation.facts.manifest.children =
+            (0..40).map(|n| crate::facts::Child { digest: crate::image::Digest::of(&[n]), platform: format!("linux/arch{n}") }).collect();
         if !apply(&mut image, &observation) {
             panic!("step {step} was not applied");
         }
         let status = image.status.as_mut().unwrap();
+        assert!(!status.history.is_empty());
         status.emitted_through = status.history.last().unwrap().number;
         let bytes = serde_json::to_vec(&image).unwrap().len();
         assert!(bytes + 900 <= MAX_OBJECT_BYTES + 64, "{bytes} bytes at step {step}");
-        assert!(!status.history.is_empty());
     }
 }
 

@@ -23,7 +23,9 @@ impl Keeper for Managed {
         Box::pin(async move {
             let manifest = confirm(&question).await?;
             if !question.adopted {
-                return Ok(Seen::Pending("quarantine is being switched on for this registry, and what already runs is being adopted".to_owned()));
+                return Ok(Seen::Pending(
+                    "quarantine is being switched on for this registry, and what already runs is being adopted".to_owned(),
+                ));
             }
             let facts = Facts {
                 state: State::Quarantined,

@@ -114,28 +114,53 @@ fn every_row_under_every_knob() {
                                 seen.last.clone_from(&last);
                                 seen.listed = listed;
                                 let bad = last.as_ref().is_some_and(|(facts, _)| facts.state.is_bad());
-                                let grace = good_for == 3_600 && last.as_ref().is_some_and(|(facts, at)| {
-                                    facts.state == State::Released && now().duration_since(*at).as_secs() <= 3_600
-                                });
+                                let grace = good_for == 3_600
+                                    && last.as_ref().is_some_and(|(facts, at)| {
+                                        facts.state == State::Released && now().duration_since(*at).as_secs() <= 3_600
+                                    });
                                 let expected = match (&outcome, listed) {
                                     (Outcome::Found(facts), _) if matches!(facts.state, State::Released | State::Unmanaged) => "admit",
                                     (Outcome::Found(facts), _) if facts.state.is_bad() => "refuse",
-                                    (Outcome::Absent | Outcome::Hidden | Outcome::Refused | Outcome::Blocked(_) | Outcome::Misbehaved(_), _) => "refuse",
+                                    (
+                                        Outcome::Absent | Outcome::Hidden | Outcome::Refused | Outcome::Blocked(_) | Outcome::Misbehaved(_),
+                                        _,
+                                    ) => "refuse",
                                     (Outcome::Unauthorized(_), false) => "refuse",
                                     (Outcome::Unavailable(_), false) => "later",
                                     _ if bad => "refuse",
                                     (Outcome::Busy(_), _) => "later",
                                     _ if grace => "admit",
-                                    (Outcome::Found(_) | Outcome::Pending(_), _) => if pending == Allowance::Allow { "admit" } else { "later" },
-                                    (Outcome::Unavailable(_), true) => if unavailable == Allowance::Allow { "admit" } else { "later" },
-                                    (Outcome::Unauthorized(_), true) => if unauthorized == Allowance::Allow { "admit" } else { "later" },
+                                    (Outcome::Found(_) | Outcome::Pending(_), _) => {
+                                        if pending == Allowance::Allow {
+                                            "admit"
+                                        } else {
+                                            "later"
+                                        }
+                                    }
+                                    (Outcome::Unavailable(_), true) => {
+                                        if unavailable == Allowance::Allow {
+                                            "admit"
+                                        } else {
+                                            "later"
+                                        }
+                                    }
+                                    (Outcome::Unauthorized(_), true) => {
+                                        if unauthorized == Allowance::Allow {
+                                            "admit"
+                                        } else {
+                                            "later"
+                                        }
+                                    }
                                 };
                                 let got = match settled(&policy, &seen) {
                                     Settled::Admit(_) => "admit",
                                     Settled::Refuse(_) => "refuse",
                                     Settled::Later(..) => "later",
                                 };
-                                assert_eq!(got, expected, "{outcome:?} last={last:?} listed={listed} {pending:?} {unavailable:?} {unauthorized:?} {good_for}");
+                                assert_eq!(
+                                    got, expected,
+                                    "{outcome:?} last={last:?} listed={listed} {pending:?} {unavailable:?} {unauthorized:?} {good_for}"
+                                );
                                 walked += 1;
                             }
                         }
@@ -240,14 +265,13 @@ fn a_waiver_frees_a_digest_until_its_day() {
     let later = now() + jiff::SignedDuration::from_secs(1);
     let policy = policy(|_| {});
     let image = tagged();
-    let with = |waivers: &[Arc<Waiver>]| Opinion::of(&case(&policy, &image, waivers), &sight(Outcome::Found(facts(State::Quarantined)))).settled;
+    let with =
+        |waivers: &[Arc<Waiver>]| Opinion::of(&case(&policy, &image, waivers), &sight(Outcome::Found(facts(State::Quarantined)))).settled;
     assert_eq!(with(&waiver(subject().digest(), later, &[])), Settled::Admit(Basis::Waiver));
     assert_eq!(with(&waiver(subject().digest(), later, &["team"])), Settled::Admit(Basis::Waiver));
-    for wrong in [
-        waiver(subject().digest(), now(), &[]),
-        waiver(subject().digest(), later, &["other"]),
-        waiver(&Digest::of(b"other"), later, &[]),
-    ] {
+    for wrong in
+        [waiver(subject().digest(), now(), &[]), waiver(subject().digest(), later, &["other"]), waiver(&Digest::of(b"other"), later, &[])]
+    {
         assert!(matches!(with(&wrong), Settled::Refuse(Why::Held(_))));
     }
 }
