@@ -1,4 +1,31 @@
-//! One question to one registry: deadline, size limit, redirects, kinds of failure.
+//! One question to one registry: a deadline, a size limit, redirects, tokens, and typed ends.
+//!
+//! The host of an image is chosen by whoever may write a pod. So a registry is a stranger until a Registry object names it, and even then it may be broken. What
+//! comes back is believed only as far as it can be checked: a manifest's bytes are hashed, a digest that was asked for must come back, a document must be of the
+//! form that it was served as. An end is never guessed: 403 is a refusal or a policy by what its body says, a broken connection is an outage and not "not found",
+//! and a token server that is down is an outage and not "unauthorized".
+//!
+//! # Where credentials go
+//!
+//! The registry itself names the token server (the *realm*) that is to see its user's password. A registry that wants passwords can have them by asking for Basic, so
+//! the rule is not there to keep them from it. It is there so that one forged or injected answer cannot hand them to a third party, and cannot make us
+//! knock with `Authorization` at doors inside the cluster. Hence:
+//!
+//! * a realm is HTTPS; HTTP only where the Registry says `plainHTTP` and the realm is one of its own hosts or near them;
+//! * stored credentials go to the registry's own host (any port; the host in references and the one of `endpoint` are both its own), and to pairs that are known:
+//!   `docker.io` and `auth.docker.io`, `registry.gitlab.com` and `gitlab.com`;
+//! * for a registry with a Registry object also to the domain above its host and all within it, if that domain has two labels or more: `reg.corp.example` and
+//!   `auth.corp.example`. Under a shared suffix such as `azurecr.io` that includes strangers; an operator named this registry and trusts what it says under
+//!   TLS. Strangers get no such trust, which is why sharing a suffix is not enough without a Registry object;
+//! * anonymous token requests carry nothing, and go to any public host under TLS;
+//! * `Authorization` is shown to one origin only. A redirect that leaves it leaves it without, and one that wants credentials then is not followed further. Token
+//!   requests follow no redirect at all.
+//!
+//! # Which addresses are reached
+//!
+//! Checked where the connection is made ([`address`], [`resolver`]), at each redirect again: public addresses only, but for the hosts of a Registry object and those
+//! near them; link-local, multicast and clouds' metadata services never. Through a proxy (`HTTPS_PROXY`, `NO_PROXY`) the proxy resolves names, out of our
+//! sight: then only addresses in URLs and names of the inside (`*.svc`, `*.local`, `*.internal`, single labels) are refused, and the proxy must do the rest.
 
 mod address;
 mod challenge;
@@ -7,12 +34,21 @@ mod failure;
 mod identity;
 mod manifest;
 mod proxy;
+mod question;
 mod realm;
+mod resolver;
+mod token;
+mod transport;
+
+use std::collections::HashSet;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode, header::CONTENT_TYPE};
+use jiff::Timestamp;
+use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
+use url::Url;
 
 pub use self::{
     address::{AddressRange, RangeError},
@@ -20,8 +56,21 @@ pub use self::{
     failure::Failure,
     proxy::Proxies,
 };
+use self::{
+    manifest::{ACCEPT, Document, MOST_CHILDREN},
+    question::{Ask, Question},
+    token::Tokens,
+    transport::{Transport, outage},
+};
 pub use crate::keyring::{CredentialIdentity, Credentials, Holder};
-use crate::{facts::Manifest, image::Digest};
+use crate::{
+    facts::{Manifest, OutageKind},
+    image::Digest,
+};
+
+/// Indexes within an index are followed so deep, and no more of them than this in all. Nobody is known to nest at all; the specification permits it.
+const MOST_NESTING: usize = 2;
+const MOST_NESTED: usize = 8;
 
 /// What a manifest is asked by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,34 +88,51 @@ pub struct ManifestAnswer {
     pub digest: Digest,
     /// Its media type.
     pub media_type: String,
-    /// What it says; for an index the children of nested indexes, too.
+    /// What it says; for an index the children of nested indexes, too, at most 512 in all.
     pub manifest: Manifest,
     /// The exact bytes, at most 4 MiB.
     pub bytes: Bytes,
 }
 
-/// A finished HTTP answer. The body is whole.
+/// A finished HTTP answer.
 #[derive(Clone, Debug)]
 pub struct Answer {
     /// The status, never 401.
     pub status: StatusCode,
     /// The headers.
     pub headers: HeaderMap,
-    /// The body, at most 4 MiB.
+    /// The body: whole and at most 4 MiB for a success, the first 64 KiB otherwise.
     pub body: Bytes,
+}
+
+impl Answer {
+    /// What a status other than success means.
+    #[must_use]
+    pub fn failure(&self) -> Failure {
+        Failure::of(self.status, &self.headers, &self.body, Timestamp::now())
+    }
 }
 
 /// A request to an API beside the distribution API, such as ACR's `/acr/v1`.
 #[derive(Clone, Debug)]
 pub struct Request<'a> {
-    /// The method.
+    /// The method. Only GET and HEAD follow redirects.
     pub method: Method,
-    /// Path and query, beginning with `/`.
+    /// Path and query, beginning with one `/`.
     pub path: &'a str,
-    /// The token scopes to ask for, such as `repository:team/app:pull`.
+    /// The token scopes to ask for, such as `repository:team/app:pull`. What the registry's own challenge asks for is added as far as it only reads.
     pub scopes: &'a [String],
     /// A JSON body.
     pub body: Option<Bytes>,
+}
+
+/// What the client is made of.
+#[derive(Clone, Debug, Default)]
+pub struct ClientOptions {
+    /// The cluster's own ranges (services, pods, nodes): hosts without a Registry object are never reached there, be the addresses private or not.
+    pub cluster_ranges: Vec<AddressRange>,
+    /// The proxies on the way out.
+    pub proxies: Proxies,
 }
 
 /// The client could not be made.
@@ -80,66 +146,237 @@ pub enum BuildError {
     Resolver(String),
 }
 
-/// What the client is made of.
-#[derive(Clone, Debug, Default)]
-pub struct ClientOptions {
-    /// The cluster's own ranges (services, pods, nodes): hosts without a Registry object are never reached there, be the addresses private or not.
-    pub cluster_ranges: Vec<AddressRange>,
-    /// The proxies on the way out.
-    pub proxies: Proxies,
+/// Asks registries. One for the process: it holds the connections and the tokens.
+///
+/// Each method is one question with one total deadline, [`Endpoint::timeout`], around everything: names, connections, tokens, redirects, bodies. It knows no limit of
+/// requests at once; that is the caller's.
+#[derive(Debug)]
+pub struct RegistryClient {
+    transport: Transport,
+    tokens: Tokens,
 }
 
-/// Asks registries. One for the process: it holds the connections and the tokens.
-#[derive(Debug)]
-pub struct RegistryClient {}
-
 impl RegistryClient {
-    /// Call it inside a tokio runtime, after the crypto provider is installed.
+    /// Call it after the crypto provider is installed. Reads `/etc/resolv.conf`, `/etc/hosts` and the system's certificate authorities.
     pub fn new(options: ClientOptions) -> Result<Self, BuildError> {
-        drop(options);
-        Ok(Self {})
+        Ok(Self { transport: Transport::new(options)?, tokens: Tokens::default() })
     }
 
-    /// The digest of what a tag names, or that a digest is there.
+    /// The digest of the manifest or index that a tag names now, or that a digest is there.
+    ///
+    /// A HEAD where that is enough (Docker Hub counts no HEAD), a GET where the registry gives no digest, or refuses: only a GET says why. What a HEAD finds may still
+    /// be refused to a GET: some registries enforce their policies there alone.
     pub async fn resolve(
         &self,
-        _endpoint: &Endpoint,
-        _credentials: &Credentials,
-        _repository: &str,
-        _reference: TagOrDigest<'_>,
+        endpoint: &Endpoint,
+        credentials: &Credentials,
+        repository: &str,
+        reference: TagOrDigest<'_>,
     ) -> Result<Digest, Failure> {
-        Err(Failure::NotFound)
+        let url = manifest_url(endpoint, repository, reference)?;
+        self.ask(endpoint, credentials, &[pull(repository)], async |question| resolve(&question, url, reference).await).await
     }
 
-    /// A manifest or index by its digest.
+    /// A manifest or index by its digest, its bytes hashed.
     pub async fn manifest(
         &self,
-        _endpoint: &Endpoint,
-        _credentials: &Credentials,
-        _repository: &str,
-        _digest: &Digest,
+        endpoint: &Endpoint,
+        credentials: &Credentials,
+        repository: &str,
+        digest: &Digest,
     ) -> Result<ManifestAnswer, Failure> {
-        Err(Failure::NotFound)
+        self.ask(endpoint, credentials, &[pull(repository)], async |question| manifest(&question, repository, digest).await).await
     }
 
-    /// Whether the registry is alive: `GET /v2/` answers 200, 401 or 403.
-    pub async fn ping(&self, _endpoint: &Endpoint) -> Result<(), Failure> {
-        Err(Failure::NotFound)
+    /// Whether the registry is alive: `GET /v2/` answers 200, or 401 or 403 to one who shows nothing.
+    pub async fn ping(&self, endpoint: &Endpoint) -> Result<(), Failure> {
+        let ask = Ask { method: Method::GET, url: url_of(endpoint, "/v2/")?, accept: "*/*", body: None };
+        self.ask(endpoint, &Credentials::Anonymous, &[], async |question| {
+            let answer = question.fetch(&ask, None).await?;
+            match answer.status.as_u16() {
+                200 | 401 | 403 => Ok(()),
+                404 => Err(Failure::Misbehaved(format!("{} speaks no registry protocol: /v2/ is not found", endpoint.host))),
+                _ => Err(answer.failure()),
+            }
+        })
+        .await
     }
 
-    /// Any request. A status other than 401 is an answer, for the caller to judge with [`Failure::of`].
-    pub async fn request(&self, _endpoint: &Endpoint, _credentials: &Credentials, _request: Request<'_>) -> Result<Answer, Failure> {
-        Err(Failure::NotFound)
+    /// Any request. Every status but 401 is an answer, for the caller to judge, with [`Answer::failure`] where it has no other meaning.
+    pub async fn request(&self, endpoint: &Endpoint, credentials: &Credentials, request: Request<'_>) -> Result<Answer, Failure> {
+        let ask = Ask { method: request.method, url: url_of(endpoint, request.path)?, accept: "application/json", body: request.body };
+        self.ask(endpoint, credentials, request.scopes, async |question| question.answer(&ask).await).await
     }
 
     /// A JSON document; a status other than 200 is the failure that it means.
     pub async fn get_json<T: DeserializeOwned>(
         &self,
-        _endpoint: &Endpoint,
-        _credentials: &Credentials,
-        _path: &str,
-        _scopes: &[String],
+        endpoint: &Endpoint,
+        credentials: &Credentials,
+        path: &str,
+        scopes: &[String],
     ) -> Result<T, Failure> {
-        Err(Failure::NotFound)
+        let answer = self.request(endpoint, credentials, Request { method: Method::GET, path, scopes, body: None }).await?;
+        if answer.status != StatusCode::OK {
+            return Err(answer.failure());
+        }
+        serde_json::from_slice(&answer.body).map_err(|error| {
+            let (line, column) = (error.line(), error.column());
+            Failure::Misbehaved(format!(
+                "{} answers with something that is not the JSON expected (line {line}, column {column})",
+                endpoint.host
+            ))
+        })
     }
+
+    /// The one place with a deadline: around all that a question does.
+    async fn ask<'a, T>(
+        &'a self,
+        endpoint: &'a Endpoint,
+        credentials: &'a Credentials,
+        scopes: &'a [String],
+        work: impl AsyncFnOnce(Question<'_>) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let waiting_for = Mutex::new(endpoint.host.clone());
+        let question =
+            Question { transport: &self.transport, tokens: &self.tokens, endpoint, credentials, scopes, waiting_for: &waiting_for };
+        match tokio::time::timeout(endpoint.timeout, work(question)).await {
+            Ok(end) => end,
+            Err(_) => {
+                Err(outage(OutageKind::TimedOut, &format!("no answer from {} within {}s", waiting_for.lock(), endpoint.timeout.as_secs())))
+            }
+        }
+    }
+}
+
+/// The scope for pulling from a repository.
+fn pull(repository: &str) -> String {
+    format!("repository:{repository}:pull")
+}
+
+fn url_of(endpoint: &Endpoint, path: &str) -> Result<Url, Failure> {
+    // Two slashes would begin a host.
+    let url = if path.starts_with('/') && !path.starts_with("//") { endpoint.base.join(path).ok() } else { None };
+    url.filter(|url| url.origin() == endpoint.base.origin())
+        .ok_or_else(|| Failure::Misbehaved("the path of a request is not one".to_owned()))
+}
+
+fn manifest_url(endpoint: &Endpoint, repository: &str, reference: TagOrDigest<'_>) -> Result<Url, Failure> {
+    // References are read elsewhere and hold nothing else; were one to, it must not become another path.
+    let plain = |text: &str, also: &[u8]| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || also.contains(&byte));
+    let reference = match reference {
+        TagOrDigest::Tag(tag) if plain(tag, b"._-") && !tag.starts_with('.') => tag.to_owned(),
+        TagOrDigest::Digest(digest) => digest.to_string(),
+        TagOrDigest::Tag(_) => return Err(Failure::Misbehaved("the tag of a request is not one".to_owned())),
+    };
+    if !repository.split('/').all(|part| plain(part, b"._-") && !part.starts_with('.')) {
+        return Err(Failure::Misbehaved("the repository of a request is not one".to_owned()));
+    }
+    url_of(endpoint, &format!("/v2/{repository}/manifests/{reference}"))
+}
+
+async fn resolve(question: &Question<'_>, url: Url, reference: TagOrDigest<'_>) -> Result<Digest, Failure> {
+    let mut ask = Ask { method: Method::HEAD, url, accept: ACCEPT, body: None };
+    let head = question.answer(&ask).await?;
+    match head.status.as_u16() {
+        200 => match (digest_header(&head), reference) {
+            (Some(found), TagOrDigest::Tag(_)) if is_sha256(&found) => return Ok(found),
+            (Some(found), TagOrDigest::Digest(asked)) if found == *asked => return Ok(found),
+            (Some(found), TagOrDigest::Digest(asked)) if is_sha256(&found) == is_sha256(asked) => {
+                return Err(another_digest(asked, &found));
+            }
+            // Missing, or of a form that says nothing about what was asked: the bytes will.
+            _ => {}
+        },
+        // A refusal says why in its body, and some registries answer no HEAD.
+        400 | 403 | 405 | 409 | 412 | 423 | 451 | 501 => {}
+        _ => return Err(head.failure()),
+    }
+    ask.method = Method::GET;
+    let answer = question.answer(&ask).await?;
+    if answer.status != StatusCode::OK {
+        return Err(answer.failure());
+    }
+    match reference {
+        TagOrDigest::Digest(asked) => check(asked, &answer.body).map(|()| asked.clone()),
+        TagOrDigest::Tag(_) => {
+            let hashed = Digest::of(&answer.body);
+            match digest_header(&answer).filter(is_sha256) {
+                Some(said) if said != hashed => Err(another_digest(&said, &hashed)),
+                _ => Ok(hashed),
+            }
+        }
+    }
+}
+
+async fn manifest(question: &Question<'_>, repository: &str, digest: &Digest) -> Result<ManifestAnswer, Failure> {
+    let (document, bytes) = document(question, repository, digest).await?;
+    let Document { media_type, mut manifest, mut nested } = document;
+    let mut seen: HashSet<Digest> = HashSet::from([digest.clone()]);
+    for _ in 0..MOST_NESTING {
+        for index in std::mem::take(&mut nested) {
+            if !seen.insert(index.clone()) {
+                continue;
+            }
+            if seen.len() > MOST_NESTED + 1 {
+                return Err(Failure::Misbehaved(format!("the registry served an index with more than {MOST_NESTED} indexes in it")));
+            }
+            let (inner, _) = document_within(question, repository, &index).await?;
+            manifest.children.extend(inner.manifest.children);
+            nested.extend(inner.nested);
+        }
+    }
+    nested.retain(|index| !seen.contains(index));
+    if !nested.is_empty() {
+        return Err(Failure::Misbehaved(format!("the registry served an index nested more than {MOST_NESTING} deep")));
+    }
+    if manifest.children.len() > MOST_CHILDREN {
+        return Err(Failure::Misbehaved(format!("the registry served an index of more than {MOST_CHILDREN} images")));
+    }
+    Ok(ManifestAnswer { digest: digest.clone(), media_type, manifest, bytes })
+}
+
+/// An index within an index. That it is missing does not mean that the image is.
+async fn document_within(question: &Question<'_>, repository: &str, digest: &Digest) -> Result<(Document, Bytes), Failure> {
+    document(question, repository, digest).await.map_err(|failure| match failure {
+        Failure::NotFound => Failure::Misbehaved(format!("the registry served an index that names {digest}, and does not have it")),
+        other => other,
+    })
+}
+
+async fn document(question: &Question<'_>, repository: &str, digest: &Digest) -> Result<(Document, Bytes), Failure> {
+    let url = manifest_url(question.endpoint, repository, TagOrDigest::Digest(digest))?;
+    let answer = question.answer(&Ask { method: Method::GET, url, accept: ACCEPT, body: None }).await?;
+    if answer.status != StatusCode::OK {
+        return Err(answer.failure());
+    }
+    check(digest, &answer.body)?;
+    let content_type = answer.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let document = manifest::read(content_type, &answer.body).map_err(|why| Failure::Misbehaved(failure::tidy(&why, 256)))?;
+    Ok((document, answer.body))
+}
+
+fn digest_header(answer: &Answer) -> Option<Digest> {
+    answer.headers.get("docker-content-digest")?.to_str().ok()?.parse().ok()
+}
+
+fn is_sha256(digest: &Digest) -> bool {
+    digest.to_string().starts_with("sha256:")
+}
+
+/// Whether bytes have the digest that was asked for, by its own algorithm.
+fn check(asked: &Digest, bytes: &[u8]) -> Result<(), Failure> {
+    let hashed = if is_sha256(asked) { Digest::of(bytes) } else { sha512(bytes)? };
+    if hashed == *asked { Ok(()) } else { Err(another_digest(asked, &hashed)) }
+}
+
+fn sha512(bytes: &[u8]) -> Result<Digest, Failure> {
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA512, bytes);
+    let hex: String =
+        hash.as_ref().iter().flat_map(|byte| [byte >> 4, byte & 15]).filter_map(|nibble| char::from_digit(nibble.into(), 16)).collect();
+    format!("sha512:{hex}").parse().map_err(|_| Failure::Misbehaved("a digest of an algorithm that Lazaretto does not know".to_owned()))
+}
+
+fn another_digest(asked: &Digest, found: &Digest) -> Failure {
+    Failure::Misbehaved(failure::tidy(&format!("the registry answered for {asked} with {found}"), 256))
 }

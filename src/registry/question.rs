@@ -1,0 +1,212 @@
+//! One question: redirects, tokens and retries on the way to one answer.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderValue, Method, StatusCode,
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION},
+};
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use url::Url;
+
+use super::{
+    Answer, Credentials, Endpoint, Failure, Holder,
+    address::Rules,
+    challenge::{Challenge, challenge},
+    failure::tidy,
+    realm,
+    token::{self, Slot, TokenKey, Tokens},
+    transport::{Hop, Transport, outage, peer},
+};
+use crate::{facts::OutageKind, keyring::REFRESH_TOKEN_USER};
+
+const MOST_REDIRECTS: usize = 5;
+/// How long it is remembered that a registry wants Basic.
+const BASIC_LIFETIME: Duration = Duration::from_secs(600);
+
+/// One request as the registry is asked, before any redirect.
+#[derive(Clone)]
+pub(super) struct Ask {
+    pub(super) method: Method,
+    pub(super) url: Url,
+    pub(super) accept: &'static str,
+    pub(super) body: Option<Bytes>,
+}
+
+/// What goes with a question from its beginning to its end.
+pub(super) struct Question<'a> {
+    pub(super) transport: &'a Transport,
+    pub(super) tokens: &'a Tokens,
+    pub(super) endpoint: &'a Endpoint,
+    pub(super) credentials: &'a Credentials,
+    pub(super) scopes: &'a [String],
+    /// Who is being waited for, for the sentence when the time is up.
+    pub(super) waiting_for: &'a Mutex<String>,
+}
+
+impl Question<'_> {
+    /// The answer, with whatever authorization the registry wants. Never a 401.
+    pub(super) async fn answer(&self, ask: &Ask) -> Result<Answer, Failure> {
+        // The cache is told apart by the secret's content alone: the same secret has the same rights, whoever holds it.
+        let slot = self.tokens.slot(TokenKey::new(self.endpoint, self.credentials.identity(Holder::Registry), self.scopes));
+        if let Some(value) = slot.current() {
+            let answer = self.fetch(ask, Some(&value)).await?;
+            if answer.status != StatusCode::UNAUTHORIZED {
+                return Ok(answer);
+            }
+            slot.forget(&value);
+        }
+        // Some registries challenge well only whoever shows nothing.
+        let answer = self.fetch(ask, None).await?;
+        if answer.status != StatusCode::UNAUTHORIZED {
+            return Ok(answer);
+        }
+        let Some(challenge) = challenge(&answer.headers) else {
+            return Err(Failure::Unauthorized("the registry answers 401 and does not say what it wants".to_owned()));
+        };
+        let value = self.authorization(&slot, &challenge).await?;
+        let answer = self.fetch(ask, Some(&value)).await?;
+        if answer.status != StatusCode::UNAUTHORIZED {
+            return Ok(answer);
+        }
+        slot.forget(&value);
+        let told = match Failure::of(answer.status, &answer.headers, &answer.body, Timestamp::now()) {
+            Failure::Unauthorized(told) => told,
+            other => other.to_string(),
+        };
+        // A token was given for these credentials, so they are good; what it is good for is another matter. A token server may grant less than was asked.
+        Err(match challenge {
+            Challenge::Bearer { .. } if !self.credentials.is_anonymous() => Failure::Forbidden(told),
+            _ => Failure::Unauthorized(told),
+        })
+    }
+
+    /// Asks, follows redirects, and gives the last answer.
+    ///
+    /// `Authorization` goes to the registry's own origin and nowhere else; TLS once, TLS ever after; each host is held to the address rules that are its own.
+    pub(super) async fn fetch(&self, ask: &Ask, authorization: Option<&HeaderValue>) -> Result<Answer, Failure> {
+        let mut url = ask.url.clone();
+        for _ in 0..=MOST_REDIRECTS {
+            let at_home = url.origin() == ask.url.origin();
+            let mut headers = HeaderMap::new();
+            headers.insert(ACCEPT, HeaderValue::from_static(ask.accept));
+            if let (Some(value), true) = (authorization, at_home) {
+                headers.insert(AUTHORIZATION, value.clone());
+            }
+            if ask.body.is_some() {
+                headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            }
+            let answer = self.send(ask.method.clone(), &url, headers, ask.body.clone(), self.rules_for(&url)).await?;
+            if !matches!(answer.status.as_u16(), 301 | 302 | 303 | 307 | 308) {
+                if answer.status == StatusCode::UNAUTHORIZED && !at_home {
+                    let message = format!("the registry redirects to {}, which wants credentials; they are not sent there", peer(&url));
+                    return Err(Failure::Misbehaved(tidy(&message, 256)));
+                }
+                return Ok(answer);
+            }
+            url = self.next(ask, &url, &answer.headers)?;
+        }
+        Err(Failure::Misbehaved(format!("the registry redirects more than {MOST_REDIRECTS} times")))
+    }
+
+    fn next(&self, ask: &Ask, url: &Url, headers: &HeaderMap) -> Result<Url, Failure> {
+        let misbehaved = |message: String| Failure::Misbehaved(tidy(&message, 256));
+        let location = headers.get(LOCATION).and_then(|value| value.to_str().ok());
+        let next = location
+            .and_then(|location| url.join(location).ok())
+            .filter(|next| next.has_host() && next.username().is_empty() && next.password().is_none())
+            .ok_or_else(|| misbehaved("the registry redirects to nowhere".to_owned()))?;
+        if next.scheme() != "https" && !(next.scheme() == "http" && url.scheme() == "http" && self.endpoint.plain_http) {
+            return Err(misbehaved(format!("the registry redirects to {}://{}, which has no TLS", next.scheme(), peer(&next))));
+        }
+        if !matches!(ask.method, Method::GET | Method::HEAD) {
+            return Err(misbehaved(format!("the registry redirects a {} to {}, which is not followed", ask.method, peer(&next))));
+        }
+        Ok(next)
+    }
+
+    /// A listed registry's own hosts, and those of its domain, may be private; whoever else it sends us to may not.
+    fn rules_for(&self, url: &Url) -> Rules {
+        if self.is_near(url) && self.endpoint.listed { Rules::Listed } else { Rules::Public }
+    }
+
+    fn is_near(&self, url: &Url) -> bool {
+        url.host_str()
+            .is_some_and(|host| realm::is_own(self.endpoint, host) || (self.endpoint.listed && realm::is_relative(self.endpoint, host)))
+    }
+
+    async fn send(&self, method: Method, url: &Url, headers: HeaderMap, body: Option<Bytes>, rules: Rules) -> Result<Answer, Failure> {
+        *self.waiting_for.lock() = peer(url);
+        // The Registry's authorities vouch for its own hosts only.
+        let authorities = self.endpoint.authorities.as_ref().filter(|_| self.is_near(url));
+        self.transport.send(Hop { method, url, headers, body, rules, authorities }).await
+    }
+
+    /// What to show, from the token server or the credentials themselves. One asks for a key at a time; whoever waited finds it done.
+    async fn authorization(&self, slot: &Slot, challenge: &Challenge) -> Result<HeaderValue, Failure> {
+        let _renewing = slot.renewal.lock().await;
+        if let Some(value) = slot.current() {
+            return Ok(value);
+        }
+        let (value, lifetime) = match challenge {
+            Challenge::Basic => (self.basic()?, BASIC_LIFETIME),
+            Challenge::Bearer { realm, service, scopes, .. } => {
+                self.token(realm, service.as_deref(), &token::scopes_to_ask(self.scopes, scopes)).await?
+            }
+        };
+        slot.keep(&value, lifetime);
+        Ok(value)
+    }
+
+    fn basic(&self) -> Result<HeaderValue, Failure> {
+        let value = match self.credentials {
+            Credentials::Anonymous => {
+                return Err(Failure::Unauthorized("the registry wants a user name and a password, and there are none".to_owned()));
+            }
+            Credentials::Basic { user, password } => token::basic(user, password),
+            Credentials::RefreshToken { token } => token::basic(REFRESH_TOKEN_USER, token),
+        };
+        value.ok_or_else(|| Failure::Unauthorized("the credentials do not fit in a header".to_owned()))
+    }
+
+    async fn token(&self, realm: &str, service: Option<&str>, scopes: &[String]) -> Result<(HeaderValue, Duration), Failure> {
+        let (realm, rules) =
+            realm::permit(self.endpoint, realm, !self.credentials.is_anonymous()).map_err(|why| Failure::Misbehaved(tidy(&why, 256)))?;
+        let mut answer = None;
+        if let Credentials::RefreshToken { token } = self.credentials {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+            let form = token::post_form(service, scopes, token);
+            let found = self.send(Method::POST, &realm, headers, Some(form), rules).await?;
+            // Token servers from before OAuth2 know GET alone.
+            answer = (!matches!(found.status.as_u16(), 404 | 405)).then_some(found);
+        }
+        let answer = match answer {
+            Some(answer) => answer,
+            None => {
+                let mut headers = HeaderMap::new();
+                if !self.credentials.is_anonymous() {
+                    headers.insert(AUTHORIZATION, self.basic()?);
+                }
+                self.send(Method::GET, &token::get_url(&realm, service, scopes), headers, None, rules).await?
+            }
+        };
+        let server = peer(&realm);
+        let misbehaved = |what: &str| Failure::Misbehaved(tidy(&format!("the token server {server} {what}"), 256));
+        if answer.status.is_success() {
+            return token::read_answer(&answer.body, Timestamp::now()).map_err(misbehaved);
+        }
+        if answer.status.is_redirection() {
+            return Err(misbehaved("redirects, which is not followed"));
+        }
+        Err(match answer.status.as_u16() {
+            // 400 is OAuth2's way to refuse a refresh token.
+            status @ (400 | 401 | 403) => Failure::Unauthorized(tidy(&format!("the token server {server} refuses ({status})"), 256)),
+            429 => Failure::of(answer.status, &answer.headers, &answer.body, Timestamp::now()),
+            500..=599 => outage(OutageKind::ServerError, &format!("the token server {server} answered {}", answer.status)),
+            _ => misbehaved(&format!("answers {}", answer.status)),
+        })
+    }
+}

@@ -1,0 +1,5 @@
+//! Doubles and builders that several suites share.
+
+#![allow(dead_code, reason = "each suite uses its part")]
+
+pub mod registry;
