@@ -162,8 +162,18 @@ async fn observe(acr: &StandIn, identity: (&str, &str), digest: &str) -> Result<
 }
 
 async fn observe_by(client: &RegistryClient, acr: &StandIn, credentials: &Credentials, digest: &str) -> Result<Observation, Failure> {
+    observe_at(now(), client, acr, credentials, digest).await
+}
+
+async fn observe_at(
+    now: Timestamp,
+    client: &RegistryClient,
+    acr: &StandIn,
+    credentials: &Credentials,
+    digest: &str,
+) -> Result<Observation, Failure> {
     let (endpoint, subject) = (endpoint(acr), subject(acr, digest));
-    let question = Question { client, endpoint: &endpoint, credentials, subject: &subject, adopted: true, now: now() };
+    let question = Question { client, endpoint: &endpoint, credentials, subject: &subject, adopted: true, now };
     match AzureContainerRegistry.observe(question).await? {
         Seen::State(observation) => Ok(observation),
         Seen::Pending(why) => panic!("this registry knows no pending: {why}"),

@@ -8,7 +8,7 @@
 //! push --> stored, unjudged; the tag waits --PATCH Passed--> the tag names it, event `push`
 //!          event `quarantine`              --PATCH Failed--> blocked; the tag stays where it was
 //! ```
-#![allow(dead_code, reason = "included by two test trees; neither uses all of it")]
+#![allow(dead_code, unused_imports, reason = "included by two test trees; neither uses all of it")]
 
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
@@ -172,7 +172,7 @@ struct Inner {
 
 #[derive(Clone)]
 struct Shared {
-    /// The login server: `127.0.0.1:<port>`.
+    /// The login server: `localhost:<port>`.
     host: Arc<str>,
     inner: Arc<Mutex<Inner>>,
 }
@@ -208,7 +208,7 @@ impl StandIn {
         }
         let inner =
             Inner { switches, shelf: Shelf::default(), identities, mint: Mint::new(), faults: Faults::default(), asked: VecDeque::new() };
-        let shared = Shared { host: address.to_string().into(), inner: Arc::new(Mutex::new(inner)) };
+        let shared = Shared { host: format!("localhost:{}", address.port()).into(), inner: Arc::new(Mutex::new(inner)) };
         let mut this = Self { address, shared, server: None };
         this.serve(listener);
         this
@@ -221,7 +221,7 @@ impl StandIn {
         self.server = Some(handle);
     }
 
-    /// Its login server and its name in image references: `127.0.0.1:<port>`.
+    /// Its login server and its name in image references: `localhost:<port>`. Policies do not take an address for a name.
     pub fn host(&self) -> String {
         self.shared.host.to_string()
     }
@@ -233,15 +233,15 @@ impl StandIn {
 
     /// `http://127.0.0.1:<port>` and a path.
     pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.shared.host)
+        format!("http://{}{path}", self.address)
     }
 
-    /// `127.0.0.1:<port>/repository:tag`.
+    /// `localhost:<port>/repository:tag`.
     pub fn tagged(&self, repository: &str, tag: &str) -> String {
         format!("{}/{repository}:{tag}", self.shared.host)
     }
 
-    /// `127.0.0.1:<port>/repository@digest`.
+    /// `localhost:<port>/repository@digest`.
     pub fn pinned(&self, repository: &str, digest: &str) -> String {
         format!("{}/{repository}@{digest}", self.shared.host)
     }

@@ -130,6 +130,19 @@ async fn an_image_that_is_hidden_is_held_and_one_that_is_missing_is_not() {
 }
 
 #[tokio::test]
+async fn the_images_of_an_index_that_may_not_be_read_are_those_its_attributes_name() {
+    let acr = StandIn::start();
+    let (all, [amd64, arm64]) = push(&acr);
+    acr.pass(&all);
+    acr.pass(&amd64);
+    acr.fail(&arm64);
+    acr.break_down(Area::Manifests, Fault::Status(403));
+    assert_eq!(state(&acr, READER, &all).await, State::Failed);
+    acr.pass(&arm64);
+    assert_eq!(state(&acr, READER, &all).await, State::Released);
+}
+
+#[tokio::test]
 async fn an_index_is_not_released_while_an_image_of_it_cannot_be_asked_about() {
     let acr = StandIn::start();
     let (all, children) = push(&acr);

@@ -6,7 +6,7 @@ use lazaretto::{
     registry::{Credentials, Failure, TagOrDigest},
 };
 
-use super::{CONFIG, REPOSITORY, client, digest, endpoint, facts, image, now, observe, state};
+use super::{CONFIG, REPOSITORY, client, digest, endpoint, facts, image, now, observe, observe_at, state};
 use crate::support::acr::{Judgement, PULLER, PUSHER, READER, Role, StandIn, Unentitled, WRITER, digest_of};
 
 const NO_STATE: &str = "the registry gives it no quarantine state: nobody has judged it yet, or the registry's quarantine policy is off";
@@ -131,6 +131,9 @@ async fn since_is_the_last_update_and_never_later_than_now() {
         assert_eq!(since > acr.created(REPOSITORY, &pushed), moves);
         assert!(since < now());
     }
+    let slow_clock = "2001-01-01T00:00:00Z".parse().unwrap();
+    let seen = observe_at(slow_clock, &client(), &acr, &Credentials::basic(READER.0, READER.1), &pushed).await.unwrap();
+    assert_eq!((seen.facts.since, seen.facts.observed_at), (slow_clock, slow_clock));
 }
 
 #[tokio::test]

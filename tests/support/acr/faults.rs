@@ -1,6 +1,6 @@
 //! What may go wrong on the way.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, time::Duration};
 
 use axum::{
     body::{Body, to_bytes},
@@ -48,6 +48,8 @@ pub enum Fault {
     Page(u16),
     /// 403 of the registry's firewall, in its words.
     Firewall,
+    /// 403 `IMAGE_QUARANTINED`, whatever is written.
+    Quarantined,
     /// 401 for a good token.
     InvalidToken,
     /// The answer's first half, given out as the whole.
@@ -58,6 +60,8 @@ pub enum Fault {
     Stalled,
     /// Nothing.
     Silent,
+    /// The right answer, so much later.
+    Late(Duration),
     /// The answer says that its digest is another.
     WrongDigest,
     /// The answer has other bytes than its digest says.
@@ -111,7 +115,12 @@ pub async fn instead(fault: Fault, host: &str) -> Result<Response, Fault> {
             answers::json_answer(StatusCode::FORBIDDEN, &json!({ "errors": [{ "code": "DENIED", "message": message, "detail": {} }] }))
         }
         Fault::InvalidToken => answers::challenge(host, Some(("any", "pull")), Some("invalid_token")),
+        Fault::Quarantined => answers::image_quarantined(),
         Fault::Silent => std::future::pending().await,
+        Fault::Late(wait) => {
+            tokio::time::sleep(wait).await;
+            return Err(fault);
+        }
         spoils => return Err(spoils),
     })
 }
