@@ -62,7 +62,13 @@ impl Wallet {
     ///
     /// # Errors
     /// A sentence, when the Registry's own credentials cannot be had.
-    pub async fn access(&self, registry: Option<&RegistryEntry>, image: &Reference, namespace: &str, pull_secrets: &[&str]) -> Result<Access, String> {
+    pub async fn access(
+        &self,
+        registry: Option<&RegistryEntry>,
+        image: &Reference,
+        namespace: &str,
+        pull_secrets: &[&str],
+    ) -> Result<Access, String> {
         match (registry, &self.secrets) {
             (Some(registry), _) if registry.spec.credentials.is_some() => self.own(registry, image.registry()).await,
             (_, Some(secrets)) if self.pods => {
@@ -83,7 +89,9 @@ impl Wallet {
             return keyring.lookup(&image.name()).into_iter().next().map_or_else(anonymous, |credentials| access(credentials, Holder::Pod));
         }
         let secret = registry.and_then(|registry| registry.spec.credentials.as_ref());
-        let known = secret.zip(self.secrets.as_ref()).and_then(|(secret, reader)| reader.known_registry_credentials(&secret.secret_name, image.registry()));
+        let known = secret
+            .zip(self.secrets.as_ref())
+            .and_then(|(secret, reader)| reader.known_registry_credentials(&secret.secret_name, image.registry()));
         known.and_then(Result::ok).map_or_else(anonymous, |credentials| access(credentials, Holder::Registry))
     }
 
@@ -96,7 +104,11 @@ impl Wallet {
         match &self.secrets {
             Some(reader) => own(reader.registry_credentials(&secret.secret_name, host).await),
             None => match &self.keyring {
-                Some(keyring) => Ok(keyring.lookup(&format!("{host}/")).into_iter().next().map_or_else(anonymous, |found| access(found, Holder::Registry))),
+                Some(keyring) => Ok(keyring
+                    .lookup(&format!("{host}/"))
+                    .into_iter()
+                    .next()
+                    .map_or_else(anonymous, |found| access(found, Holder::Registry))),
                 None => Err(format!("the Secret {} cannot be read outside the cluster", secret.secret_name)),
             },
         }

@@ -71,7 +71,6 @@ fn read_seconds(text: &str) -> Option<Duration> {
 }
 
 /// The routes.
-#[must_use]
 pub fn router(gate: Arc<Gate>) -> Router {
     Router::new()
         .route("/validate", post(|state, query, body| validate(state, query, body, Scope::All)))

@@ -184,7 +184,9 @@ async fn no_name_leads_out_of_the_namespace() {
 async fn a_pod_has_so_many_pull_secrets_read_and_no_more() {
     let server = Server::default();
     let names: Vec<String> = (0..20).map(|at| format!("s{at}")).collect();
-    names.iter().for_each(|name| server.docker("team", name, name));
+    for name in &names {
+        server.docker("team", name, name);
+    }
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let found = server.reader().pod_credentials("team", &names, "reg.example/app").await;
     assert_eq!(found.credentials.len(), MOST_PULL_SECRETS);

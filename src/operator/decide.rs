@@ -83,8 +83,8 @@ async fn decide(term: &Term, name: &str) -> Result<(), WriteError> {
     match registry.map_or(QuarantineProvider::None, |registry| registry.provider) {
         QuarantineProvider::Managed => operator.writer.change(name, |object| managed(object, Timestamp::now())).await.map(drop),
         QuarantineProvider::None => {
-            // Nobody keeps a flag, so the decision is kept for the day when somebody does; it is not asked again.
-            operator.writer.change(name, |object| settled(object)).await.map(drop)
+            // Nobody keeps a flag, so there is nothing to decide: who begins to keep one decides anew.
+            operator.writer.change(name, settled).await.map(drop)
         }
         QuarantineProvider::AzureContainerRegistry => {
             let Some(registry) = registry else { return Ok(()) };
