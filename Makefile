@@ -3,6 +3,7 @@
 
 CARGO ?= cargo
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 .PHONY: help demo test unit e2e image bench lint crds tools
 
 help: ## Lists these targets
@@ -11,20 +12,20 @@ help: ## Lists these targets
 demo: ## Tells the story on a real API server: pushed, refused, released, admitted (KEEP=1 leaves it running)
 	@e2e/demo.sh
 
-test: unit e2e image ## Everything below that can fail: unit, e2e, image
+test: unit image e2e ## All tests: the next three, in this order
 
 unit: ## Unit, property and snapshot tests
 	@echo "== unit, property and snapshot tests"
 	$(CARGO) test --lib --bins --test suite
 
-e2e: tools ## End-to-end tests with kube-apiserver, etcd, controller-manager, registry and helm
-	@echo "== end-to-end tests"
-	$(CARGO) test --test e2e
-
 image: ## The Dockerfile's final stage, built and run by buildah
 	@echo "== container image"
 	$(CARGO) build --bin lazaretto
 	@e2e/image.sh
+
+e2e: tools ## End-to-end tests with kube-apiserver, etcd, controller-manager, registry and helm
+	@echo "== end-to-end tests"
+	$(CARGO) test --test e2e
 
 bench: tools ## Latency of a warm admission beside an echo server
 	$(CARGO) test --release --test e2e -- --ignored --nocapture --test-threads=1 bench

@@ -260,3 +260,23 @@ fn its_rendered_output_can_be_read() {
     let configuration = objects.iter().find(|object| object["kind"] == "ValidatingWebhookConfiguration").unwrap();
     assert!(configuration.get("webhooks").is_none(), "the running program owns the list");
 }
+
+/// An alert on a metric that does not exist never fires.
+#[test]
+fn its_alerts_speak_of_metrics_that_exist() {
+    let rendered = std::fs::read_to_string(format!("{}/ci/rendered/everything.yaml", chart())).unwrap();
+    let (_metrics, registry) = lazaretto::metrics::Metrics::new();
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    let families: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let rule = objects(&rendered).into_iter().find(|object| object["kind"] == "PrometheusRule").unwrap();
+    let rules = rule["spec"]["groups"][0]["rules"].as_array().unwrap().clone();
+    assert!(rules.len() > 5, "{rules:?}");
+    for rule in rules {
+        let expression = rule["expr"].as_str().unwrap();
+        let metrics = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| word.starts_with("lazaretto_"));
+        for metric in metrics {
+            assert!(families.contains(&metric.trim_end_matches("_total")), "{}: {metric} is none of {families:?}", rule["alert"]);
+        }
+    }
+}

@@ -67,7 +67,7 @@ show kubectl version
 
 chapter "A registry, and an image that a build has just pushed"
 for port in $(seq 5000 5099); do answers 127.0.0.1 "$port" || break; done
-printf 'version: 0.1\nstorage: {filesystem: {rootdirectory: images}, delete: {enabled: true}}\nhttp: {addr: "127.0.0.1:%s"}\n' \
+printf 'version: 0.1\nlog: {level: warn, accesslog: {disabled: true}}\nstorage: {filesystem: {rootdirectory: images}, delete: {enabled: true}}\nhttp: {addr: "127.0.0.1:%s"}\n' \
   "$port" > registry.yml
 OTEL_TRACES_EXPORTER=none start registry "$tools/registry" serve registry.yml
 await "the registry answers" answers 127.0.0.1 "$port"

@@ -10,3 +10,4 @@ mod chart;
 #[allow(dead_code, reason = "a laboratory has tools for the experiments to come")]
 mod lab;
 mod smoke;
+mod story;

@@ -104,7 +104,7 @@ async fn a_registry() {
     accepts(kind, limits(json!({ "requestsPerSecond": 1 }))).await;
     refuses(kind, limits(json!({ "requestsPerSecond": 0 })), "spec.limits.requestsPerSecond in body should be greater than or equal to 1")
         .await;
-    refuses(kind, limits(json!({ "timeoutSeconds": 61 })), "spec.limits.timeoutSeconds in body should be less than or equal to 60").await;
+    refuses(kind, limits(json!({ "timeoutSeconds": 21 })), "spec.limits.timeoutSeconds in body should be less than or equal to 20").await;
     let half = json!({ "hosts": ["a"], "quarantine": { "processor": { "namespace": "scanner" } } });
     refuses(kind, half, "spec.quarantine.processor.serviceAccount: Required value").await;
 
@@ -218,7 +218,7 @@ async fn kubectl_shows_and_explains_them() {
         ("waivers", "NAME REQUIREMENTS EXPIRES ACTIVE BY REASON"),
     ] {
         let client = lab.client().await;
-        let request = http::Request::get(format!("/apis/lazaretto.dev/v1alpha1/{}", resource))
+        let request = http::Request::get(format!("/apis/lazaretto.dev/v1alpha1/{resource}"))
             .header("accept", "application/json;as=Table;g=meta.k8s.io;v=v1")
             .body(Vec::new())
             .unwrap();
@@ -235,5 +235,21 @@ async fn kubectl_shows_and_explains_them() {
         let explained = lab.kubectl(&["explain", field]).await.ok();
         let words: Vec<_> = explained.stdout.split_whitespace().collect();
         assert!(words.join(" ").contains(text), "{explained}");
+    }
+}
+
+/// The manifests in the documentation, applied by the person they name.
+#[tokio::test]
+async fn the_examples_in_the_documentation_are_accepted() {
+    let lab = installed().await;
+    let jane = lab.kubeconfig_as("jane", &["system:masters"]);
+    let document = std::fs::read_to_string(format!("{}/docs/resources.md", crate::lab::ROOT)).unwrap();
+    let examples: Vec<_> = document.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert!(examples.len() > 5);
+    for (number, example) in examples.into_iter().enumerate() {
+        let file = lab.directory().join(format!("example-{number}.yaml"));
+        std::fs::write(&file, example).unwrap();
+        let create = ["create", "--dry-run=server", "--validate=strict", "-f", file.to_str().unwrap()];
+        lab.kubectl_with(&jane, &create).await.ok();
     }
 }

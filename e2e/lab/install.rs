@@ -1,12 +1,16 @@
 //! The chart, installed by helm, and its webhook's Service.
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use futures::FutureExt;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
+
+use tokio::sync::OnceCell;
 
 use super::forwarder::Forwarder;
 use super::process::Output;
@@ -20,6 +24,34 @@ pub const RELEASE: &str = "lazaretto";
 pub const NAMESPACE: &str = "lazaretto-system";
 /// The Service of the webhook.
 pub const SERVICE: &str = "lazaretto-webhook";
+
+/// A laboratory with the chart at its default values and two ready replicas, shared by the tests that leave them as they
+/// are: such a test makes a namespace and policies that speak of this namespace only.
+pub struct World {
+    /// The laboratory.
+    pub lab: Lab,
+    /// The release in it.
+    pub installation: Installation,
+    /// Its replicas.
+    pub replicas: Vec<Replica>,
+}
+
+impl World {
+    /// The shared one. Whoever comes first makes it.
+    pub async fn shared() -> &'static Self {
+        static WORLD: OnceCell<Option<World>> = OnceCell::const_new();
+        let world = WORLD.get_or_init(async || AssertUnwindSafe(Self::fresh(&[])).catch_unwind().await.ok());
+        world.await.as_ref().expect("the shared installation did not start; the first test that asked for it says why")
+    }
+
+    /// One of a test's own, with these values.
+    pub async fn fresh(values: &[(&str, &str)]) -> Self {
+        let lab = Lab::fresh().await;
+        let installation = Installation::new(&lab, values).await;
+        let replicas = installation.replicas(&lab, 2).await;
+        Self { lab, installation, replicas }
+    }
+}
 
 /// An installed release. Its pods stay Pending; [`Installation::replica`] runs the program in their stead.
 pub struct Installation {

@@ -71,6 +71,7 @@ impl Registry {
         std::fs::write(directory.join("config.json"), config.to_string()).unwrap();
         let http = reqwest::Client::builder()
             .no_proxy()
+            .pool_max_idle_per_host(0) // a connection belongs to one test's runtime
             .tls_danger_accept_invalid_certs(true) // it is the product that must check them
             .timeout(MOMENT)
             .build()

@@ -48,7 +48,9 @@ impl Replica {
             program = program.env(name, value);
         }
         let process = program.spawn().await;
-        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build().unwrap();
+        // No pool: a connection belongs to the runtime of the test that made it, and a replica may be shared by several.
+        let http = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).timeout(Duration::from_secs(5));
+        let http = http.build().unwrap();
         Self { _membership: forwarder.join(webhook, admin), process, pod: pod.into(), webhook, admin, http }
     }
 

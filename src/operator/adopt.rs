@@ -14,10 +14,7 @@ use k8s_openapi::api::{
     batch::v1::{CronJob, Job},
     core::v1::ReplicationController,
 };
-use kube::{
-    Api, Client, Resource, ResourceExt as _,
-    api::ListParams,
-};
+use kube::{Api, Client, Resource, ResourceExt as _, api::ListParams};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::Instant;
 
@@ -81,7 +78,11 @@ where
             if let Ok(Some(template)) = pod::template(kind, &json) {
                 let namespace = object.namespace().unwrap_or_default();
                 let created = object.creation_timestamp().map(|time| time.0);
-                all.extend(template.images().map(|named| Template { image: named.image.to_owned(), namespace: namespace.clone(), created }));
+                all.extend(template.images().map(|named| Template {
+                    image: named.image.to_owned(),
+                    namespace: namespace.clone(),
+                    created,
+                }));
             }
         }
         count += list.items.len();
@@ -137,16 +138,19 @@ pub(super) async fn go_on(term: &Term, registry: &Arc<RegistryEntry>, access: &A
     for (subject, namespace) in &found.running {
         adopted += u32::from(adopt(term, subject, namespace).await?);
     }
-    let questions = stream::iter(&found.named).map(|(image, namespace)| async move {
-        let asker = Asker { namespace: "", access: Ok(access.clone()), deadline: Instant::now() + PATIENCE, record: true, processor: false };
-        let outcome = term.operator.lookups.confirm(image, Some(registry), &asker).await;
+    let questions = stream::iter(found.named).map(|(image, namespace)| async move {
+        let asker =
+            Asker { namespace: "", access: Ok(access.clone()), deadline: Instant::now() + PATIENCE, record: true, processor: false };
+        let outcome = term.operator.lookups.confirm(&image, Some(registry), &asker).await;
         (image, namespace, outcome)
     });
     let answers: Vec<_> = questions.buffer_unordered(AT_ONCE).collect().await;
     for (image, namespace, outcome) in answers {
         match outcome {
-            Outcome::Found(digest) => adopted += u32::from(adopt(term, &image.with_digest(digest), namespace).await?),
-            Outcome::Absent | Outcome::Hidden | Outcome::Refused | Outcome::Blocked(_) | Outcome::Misbehaved(_) => unconfirmed.push(image.to_string()),
+            Outcome::Found(digest) => adopted += u32::from(adopt(term, &image.with_digest(digest), &namespace).await?),
+            Outcome::Absent | Outcome::Hidden | Outcome::Refused | Outcome::Blocked(_) | Outcome::Misbehaved(_) => {
+                unconfirmed.push(image.to_string())
+            }
             Outcome::Pending(_) | Outcome::Unavailable(_) | Outcome::Unauthorized(_) | Outcome::Busy(_) => {
                 unconfirmed.push(image.to_string());
                 open += 1;

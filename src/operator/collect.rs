@@ -1,14 +1,11 @@
 //! Collects ImageStatus objects that nothing has used for long: never while bad, decided upon, or waiting to be emitted, and never
 //! where Lazaretto keeps the flag: there the object *is* the flag, and an image that came back would be in quarantine again.
 
-use std::{
-    collections::HashSet,
-    time::Duration,
-};
+use std::{collections::HashSet, time::Duration};
 
 use jiff::Timestamp;
 
-use super::{Term, inventory, adopt};
+use super::{Term, adopt, inventory};
 use crate::{
     api::Provider,
     image::{Digest, Reference},
@@ -36,7 +33,9 @@ async fn once(term: &Term) -> Result<(), String> {
     let work: Vec<(String, bool, bool)> = {
         let index = operator.index.read();
         let one = |(subject, known): (&crate::image::Subject, &std::sync::Arc<crate::index::Known>)| {
-            let digests = std::iter::once(subject.digest()).chain(&known.facts.manifest.config).chain(known.facts.manifest.children.iter().map(|child| &child.digest));
+            let digests = std::iter::once(subject.digest())
+                .chain(&known.facts.manifest.config)
+                .chain(known.facts.manifest.children.iter().map(|child| &child.digest));
             let in_use = digests.into_iter().any(|digest| used.contains(digest));
             let ours = known.facts.provider == Provider::Managed;
             let may_go = !ours && !known.facts.state.is_bad() && !known.decided && known.waiting == 0 && !known.undecided;
@@ -52,7 +51,9 @@ async fn once(term: &Term) -> Result<(), String> {
         }
         let result = if collect {
             match operator.writer.get(&name).await {
-                Ok(Some(object)) if object.spec.quarantine.is_none() && !object.status.as_ref().is_some_and(|status| status.state.is_bad()) => {
+                Ok(Some(object))
+                    if object.spec.quarantine.is_none() && !object.status.as_ref().is_some_and(|status| status.state.is_bad()) =>
+                {
                     operator.writer.delete(&object).await
                 }
                 Ok(_) => Ok(()),

@@ -152,7 +152,14 @@ fn exact(subject: &Subject) -> Reference {
 /// What is known of what runs: of the digest itself, or of the index whose image or configuration it is.
 fn find(index: &Index, inner: &HashMap<Digest, Vec<Subject>>, subject: &Subject) -> Option<Arc<Known>> {
     let same_repository = |other: &&Subject| other.registry() == subject.registry() && other.repository() == subject.repository();
-    let outer = || inner.get(subject.digest())?.iter().filter(same_repository).filter_map(|outer| index.image(outer)).max_by_key(|known| known.facts.state);
+    let outer = || {
+        inner
+            .get(subject.digest())?
+            .iter()
+            .filter(same_repository)
+            .filter_map(|outer| index.image(outer))
+            .max_by_key(|known| known.facts.state)
+    };
     index.image(subject).or_else(outer)
 }
 

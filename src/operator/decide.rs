@@ -109,10 +109,17 @@ fn settled(object: &ImageStatus) -> Option<ImageStatusStatus> {
 }
 
 /// A request that is carried out at the registry and read back.
-async fn at_the_registry(term: &Term, name: &str, subject: &Subject, registry: &std::sync::Arc<crate::policy::RegistryEntry>) -> Result<(), WriteError> {
+async fn at_the_registry(
+    term: &Term,
+    name: &str,
+    subject: &Subject,
+    registry: &std::sync::Arc<crate::policy::RegistryEntry>,
+) -> Result<(), WriteError> {
     let operator = &term.operator;
     let Some(object) = operator.writer.get(name).await? else { return Ok(()) };
-    let Some(decision) = object.spec.quarantine.clone().filter(|_| history::decided(&object, Timestamp::now()).is_some()) else { return Ok(()) };
+    let Some(decision) = object.spec.quarantine.clone().filter(|_| history::decided(&object, Timestamp::now()).is_some()) else {
+        return Ok(());
+    };
     let access = operator.wallet.own(registry, subject.registry()).await.map_err(WriteError::Api)?;
     if let Err(failure) = operator.lookups.carry_out(subject, registry, &access, &decision).await {
         tracing::error!(%subject, by = decision.by, error = %failure, "the registry did not carry a decision out");

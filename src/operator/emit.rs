@@ -102,7 +102,12 @@ mod tests {
             .map(|(&state, number)| Transition { number, at: jiff::Timestamp::UNIX_EPOCH, state, by: "b".into(), reason: "r".into() })
             .collect();
         (0..history.len())
-            .map(|at| events(&subject, at.checked_sub(1).map(|before| &history[before]), &history[at]).into_iter().map(|event| event.reason).collect())
+            .map(|at| {
+                events(&subject, at.checked_sub(1).map(|before| &history[before]), &history[at])
+                    .into_iter()
+                    .map(|event| event.reason)
+                    .collect()
+            })
             .collect()
     }
 

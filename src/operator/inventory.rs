@@ -308,7 +308,9 @@ mod tests {
     #[test]
     fn what_nodes_report_is_read_in_each_form() {
         let digest = format!("sha256:{}", "b".repeat(64));
-        for text in [digest.clone(), format!("docker.io/library/x@{digest}"), format!("docker-pullable://x@{digest}"), format!("docker://{digest}")] {
+        for text in
+            [digest.clone(), format!("docker.io/library/x@{digest}"), format!("docker-pullable://x@{digest}"), format!("docker://{digest}")]
+        {
             assert_eq!(running_digest(&text).map(|digest| digest.to_string()), Some(digest.clone()), "{text}");
         }
         assert_eq!(running_digest(""), None);

@@ -67,7 +67,8 @@ async fn registry(term: Term, name: String) {
         let Some(entry) = term.operator.index.read().rules().registries.get(&name).cloned() else { return };
         let interval = match pass(&term, &api, &entry).await {
             Ok(status) => {
-                let failed = status.exceptions_total > 0 || status.conditions.iter().any(|condition| condition.type_ == "Reachable" && condition.status != "True");
+                let failed = status.exceptions_total > 0
+                    || status.conditions.iter().any(|condition| condition.type_ == "Reachable" && condition.status != "True");
                 if failed {
                     term.operator.metrics.failed_passes.inc();
                 }
@@ -186,7 +187,8 @@ async fn look(term: &Term, entry: &Arc<RegistryEntry>, access: &Access) -> (u32,
     let mut due: Vec<(Timestamp, Subject)> = {
         let index = operator.index.read();
         let rules = index.rules();
-        let ours = |subject: &Subject| rules.registry_for(subject.registry(), subject.repository()).is_some_and(|found| found.name == entry.name);
+        let ours =
+            |subject: &Subject| rules.registry_for(subject.registry(), subject.repository()).is_some_and(|found| found.name == entry.name);
         let wanted = |known: &index::Known| known.unused_since.is_none() || known.facts.state != State::Released;
         let seen = |(subject, known): (&Subject, &Arc<index::Known>)| {
             (ours(subject) && wanted(known)).then(|| (index::last_seen(known, subject, Some(entry)), subject.clone()))
