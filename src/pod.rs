@@ -9,6 +9,9 @@ use serde::Deserialize;
 
 use crate::review::brief;
 
+/// Images that one pod may name without being refused for their number alone.
+pub const MOST_IMAGES: usize = 256;
+
 /// What is judged of a pod.
 #[derive(Debug, Default, Deserialize)]
 pub struct Pod<'a> {
