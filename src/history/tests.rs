@@ -71,6 +71,18 @@ fn bad_is_cleared_only_by_an_explicit_release() {
 }
 
 #[test]
+fn a_flag_that_nobody_keeps_any_more_releases_nothing() {
+    let mut image = object();
+    let mut kept = seen(State::Quarantined, 1, false);
+    kept.facts.provider = Provider::Managed;
+    apply(&mut image, &kept);
+    let mut nobody = seen(State::Unmanaged, 2, false);
+    nobody.facts.provider = Provider::None;
+    assert!(!apply(&mut image, &nobody));
+    assert_eq!(states(&image), [(1, State::Quarantined)]);
+}
+
+#[test]
 fn what_is_not_emitted_is_never_forgotten() {
     let mut image = object();
     let states = [State::Quarantined, State::Released];

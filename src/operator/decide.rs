@@ -80,7 +80,12 @@ async fn decide(term: &Term, name: &str) -> Result<(), WriteError> {
     }
     let rules = operator.index.read().rules();
     let registry = rules.registry_for(subject.registry(), subject.repository());
-    match registry.map_or(QuarantineProvider::None, |registry| registry.provider) {
+    let provider = registry.map_or(QuarantineProvider::None, |registry| registry.provider);
+    match provider {
+        // What we held while we kept the flag stays held when nobody keeps it any more, until a person releases it.
+        QuarantineProvider::None if known.facts.provider == Provider::Managed => {
+            operator.writer.change(name, |object| managed(object, Timestamp::now())).await.map(drop)
+        }
         QuarantineProvider::Managed => operator.writer.change(name, |object| managed(object, Timestamp::now())).await.map(drop),
         QuarantineProvider::None => {
             // Nobody keeps a flag, so there is nothing to decide: who begins to keep one decides anew.
