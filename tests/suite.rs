@@ -13,3 +13,6 @@ mod support;
 mod acr;
 #[path = "suite/registry.rs"]
 mod registry;
+
+#[path = "suite/lookups.rs"]
+mod lookups;
