@@ -11,6 +11,10 @@ mod support;
 
 #[path = "suite/acr.rs"]
 mod acr;
+#[path = "suite/fuzz.rs"]
+mod fuzz;
+#[path = "suite/reference.rs"]
+mod reference;
 #[path = "suite/registry.rs"]
 mod registry;
 
