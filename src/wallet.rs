@@ -1,31 +1,123 @@
 //! Which credentials a look-up shows: the Registry's own, or, where the installation opts in, the pod's.
 
+use std::sync::Arc;
+
+use kube::Client;
+
 use crate::{
+    credentials::{CredentialsError, SecretReader},
     image::Reference,
+    keyring::{Holder, Keyring},
     lookups::Access,
     policy::RegistryEntry,
     registry::{CredentialIdentity, Credentials},
 };
 
 /// Credentials for registries.
-#[derive(Debug, Default)]
-pub struct Wallet {}
+#[derive(Clone, Default)]
+pub struct Wallet {
+    /// Reads Secrets, and remembers them for a while; none outside a cluster.
+    secrets: Option<Arc<SecretReader>>,
+    /// Whether pods' own credentials are used: the installation opts in.
+    pods: bool,
+    /// What is shown where there is no Secret: from a Docker configuration file, for `check`.
+    keyring: Option<Arc<Keyring>>,
+}
+
+/// Nothing is shown.
+#[must_use]
+pub fn anonymous() -> Access {
+    Access { credentials: Credentials::Anonymous, identity: CredentialIdentity::Anonymous, own: false }
+}
+
+impl std::fmt::Debug for Wallet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Wallet").field("pods", &self.pods).finish_non_exhaustive()
+    }
+}
+
+fn access(credentials: Credentials, holder: Holder) -> Access {
+    let identity = credentials.identity(holder);
+    Access { credentials, identity, own: holder == Holder::Registry }
+}
+
+fn own(found: Result<Credentials, CredentialsError>) -> Result<Access, String> {
+    found.map(|credentials| access(credentials, Holder::Registry)).map_err(|error| error.to_string())
+}
 
 impl Wallet {
+    /// Credentials out of Secrets of our own namespace, and of pods where the installation opts in.
+    #[must_use]
+    pub fn new(client: Client, namespace: &str, pods: bool) -> Self {
+        Self { secrets: Some(Arc::new(SecretReader::new(client, namespace))), pods, keyring: None }
+    }
+
+    /// Credentials out of a Docker configuration file.
+    #[must_use]
+    pub fn of_keyring(keyring: Keyring) -> Self {
+        Self { keyring: Some(Arc::new(keyring)), ..Self::default() }
+    }
+
     /// What to show the registry of an image that a pod names.
+    ///
+    /// # Errors
+    /// A sentence, when the Registry's own credentials cannot be had.
     pub async fn access(
         &self,
         registry: Option<&RegistryEntry>,
         image: &Reference,
-        _namespace: &str,
-        _service_account: &str,
-        _pull_secrets: &[&str],
+        namespace: &str,
+        pull_secrets: &[&str],
     ) -> Result<Access, String> {
-        self.known(registry, image)
+        match (registry, &self.secrets) {
+            (Some(registry), _) if registry.spec.credentials.is_some() => self.own(registry, image.registry()).await,
+            (_, Some(secrets)) if self.pods => {
+                let found = secrets.pod_credentials(namespace, pull_secrets, &image.name()).await;
+                for error in &found.unusable {
+                    tracing::debug!(namespace, %error, "a pull secret cannot be used");
+                }
+                Ok(found.credentials.into_iter().next().map_or_else(anonymous, |credentials| access(credentials, Holder::Pod)))
+            }
+            _ => Ok(self.known(registry, image)),
+        }
     }
 
-    /// The same without asking the API server.
-    pub fn known(&self, _registry: Option<&RegistryEntry>, _image: &Reference) -> Result<Access, String> {
-        Ok(Access { credentials: Credentials::Anonymous, identity: CredentialIdentity::Anonymous, own: true })
+    /// The same without asking anybody, for what is never refused.
+    #[must_use]
+    pub fn known(&self, registry: Option<&RegistryEntry>, image: &Reference) -> Access {
+        if let Some(keyring) = &self.keyring {
+            return keyring.lookup(&image.name()).into_iter().next().map_or_else(anonymous, |credentials| access(credentials, Holder::Pod));
+        }
+        let secret = registry.and_then(|registry| registry.spec.credentials.as_ref());
+        let known = secret
+            .zip(self.secrets.as_ref())
+            .and_then(|(secret, reader)| reader.known_registry_credentials(&secret.secret_name, image.registry()));
+        known.and_then(Result::ok).map_or_else(anonymous, |credentials| access(credentials, Holder::Registry))
+    }
+
+    /// The Registry's own credentials for one of its hosts; nothing where it names none.
+    ///
+    /// # Errors
+    /// A sentence, when they cannot be had.
+    pub async fn own(&self, registry: &RegistryEntry, host: &str) -> Result<Access, String> {
+        let Some(secret) = &registry.spec.credentials else { return Ok(anonymous()) };
+        match &self.secrets {
+            Some(reader) => own(reader.registry_credentials(&secret.secret_name, host).await),
+            None => match &self.keyring {
+                Some(keyring) => Ok(keyring
+                    .lookup(&format!("{host}/"))
+                    .into_iter()
+                    .next()
+                    .map_or_else(anonymous, |found| access(found, Holder::Registry))),
+                None => Err(format!("the Secret {} cannot be read outside the cluster", secret.secret_name)),
+            },
+        }
+    }
+
+    /// Has a Registry's credentials read anew at the next question: it refused them.
+    pub fn forget(&self, registry: &RegistryEntry) {
+        if let Some((secret, reader)) = registry.spec.credentials.as_ref().zip(self.secrets.as_ref()) {
+            reader.forget_registry_credentials(&secret.secret_name);
+        }
     }
 }

@@ -16,7 +16,7 @@ use super::{
 };
 
 /// One look-up, all name servers and the search list included; less than the time to connect, so that the two can be told apart.
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(4);
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(3);
 /// More addresses of one name are not tried.
 const MOST_ADDRESSES: usize = 16;
 
@@ -49,7 +49,7 @@ impl CheckedResolver {
         let failed = |error: &dyn fmt::Display| BuildError::Resolver(error.to_string());
         let mut builder = TokioResolver::builder_tokio().map_err(|error| failed(&error))?;
         let options = builder.options_mut();
-        options.timeout = Duration::from_millis(1500);
+        options.timeout = Duration::from_millis(1200);
         options.attempts = 2;
         options.cache_size = 1024;
         // Registries move; a name that just came to be should be found.

@@ -19,8 +19,8 @@ use crate::facts::{Outage, OutageKind};
 pub(super) const MOST_BYTES: usize = 4 << 20;
 /// So much of the body of an error is read.
 const MOST_ERROR_BYTES: usize = 64 << 10;
-/// Name, connection and TLS handshake.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Name, connection and TLS handshake; less than the least usual deadline of a question, so that the two can be told apart.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 /// The status of an error is known before its body: a body that hangs does not turn a refusal into an outage.
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Servers commonly close idle connections after a minute.
@@ -231,10 +231,12 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
     std::iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| (*error).source())
 }
 
-/// rustls puts its errors inside an I/O error, whose `source` passes them over.
+/// TLS errors stand inside I/O errors, often several deep, whose `source` passes over what they hold.
 fn tls_error<'a>(cause: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
-    let inner = cause.downcast_ref::<io::Error>().and_then(|error| error.get_ref());
-    cause.downcast_ref().or_else(|| inner.and_then(|inner| inner.downcast_ref()))
+    match cause.downcast_ref::<io::Error>() {
+        Some(error) => error.get_ref().and_then(|inner| tls_error(inner)),
+        None => cause.downcast_ref(),
+    }
 }
 
 fn innermost(error: &(dyn Error + 'static)) -> String {

@@ -56,6 +56,11 @@ impl Recorded {
         Some((user.to_owned(), password.to_owned()))
     }
 
+    /// The same, where there may be a token instead.
+    pub fn basic_if_any(&self) -> Option<(String, String)> {
+        self.authorization().filter(|value| value.starts_with("Basic ")).and_then(|_| self.basic())
+    }
+
     /// A form's or the query's values of one name.
     pub fn values(&self, name: &str) -> Vec<String> {
         let form = url::form_urlencoded::parse(&self.body).into_owned();
