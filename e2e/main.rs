@@ -1,1 +1,13 @@
-fn main() {}
+//! End-to-end tests against a real kube-apiserver, etcd, controller-manager, registry and helm; see e2e/README.md.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "clippy allows these in #[test] functions; here the helpers around them fail the same way"
+)]
+
+mod chart;
+#[allow(dead_code, reason = "a laboratory has tools for the experiments to come")]
+mod lab;
+mod smoke;
+mod story;

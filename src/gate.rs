@@ -38,7 +38,7 @@ pub struct Gate {
     /// Asks for what is not.
     pub lookups: Arc<Lookups>,
     /// Credentials for registries.
-    pub wallet: Wallet,
+    pub wallet: Arc<Wallet>,
     /// Reads a namespace that the index does not hold. Without it, an unknown namespace has no labels.
     pub client: Option<Client>,
     /// Namespaces that are never judged.
@@ -168,7 +168,7 @@ impl Gate {
                 let sight = image.as_ref().ok().filter(|image| judgement::needs_sight(image, &policies, &rules, namespace, now)).and_then(
                     |image| {
                         let registry = rules.registry_of(image);
-                        let access = self.wallet.known(registry.map(AsRef::as_ref), image);
+                        let access = Ok(self.wallet.known(registry.map(AsRef::as_ref), image));
                         let asker = Asker {
                             namespace,
                             access,

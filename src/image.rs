@@ -128,3 +128,9 @@ impl FromStr for Subject {
         Reference::parse(s)?.subject().ok_or(ReferenceError)
     }
 }
+
+impl From<&Subject> for Reference {
+    fn from(s: &Subject) -> Self {
+        Self { registry: s.registry.clone(), repository: s.repository.clone(), tag: None, digest: Some(s.digest.clone()) }
+    }
+}

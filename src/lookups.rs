@@ -235,6 +235,21 @@ impl Lookups {
         (outcome.unwrap_or_else(busy), Source::Asked)
     }
 
+    /// Whether the registry has what an image names, and its digest; for a digest, too, the registry is asked.
+    pub async fn confirm(&self, image: &Reference, registry: Option<&Arc<RegistryEntry>>, asker: &Asker<'_>) -> Outcome<Digest> {
+        let (Some(digest), Ok(access)) = (image.digest(), &asker.access) else {
+            return self.digest_of(image, registry, asker).await.0;
+        };
+        let endpoint = match endpoint(image.registry(), registry) {
+            Ok(endpoint) => endpoint,
+            Err(error) => return Outcome::Misbehaved(error),
+        };
+        let limiter = self.parts.limiter(image.registry(), registry);
+        let context = Context { registry, endpoint: &endpoint, access, limiter: &limiter };
+        let question = self.parts.client.resolve(&endpoint, &access.credentials, image.repository(), TagOrDigest::Digest(digest));
+        self.parts.ask(&context, Priority::Admission, question).await
+    }
+
     fn launch_resolve(&self, key: ResolveKey, registry: Option<&Arc<RegistryEntry>>, access: &Access, namespace: &str) {
         let parts = self.parts.clone();
         self.resolves.launch(key.clone(), namespace, || parts.resolve(key, registry.cloned(), access.clone()));

@@ -147,8 +147,8 @@ pub struct Metrics {
     pub oldest_fact: Gauge,
     /// Running containers that owe a judgement.
     pub debts: Gauge,
-    /// Running containers whose image is in quarantine or failed.
-    pub running_held: Gauge,
+    /// Running containers whose image a policy refuses.
+    pub running_refused: Gauge,
     /// Seconds until the serving certificate ends.
     pub certificate_expiry: Gauge,
     /// 1 while this replica leads.
@@ -177,7 +177,7 @@ impl Metrics {
             images: Family::default(),
             oldest_fact: Gauge::default(),
             debts: Gauge::default(),
-            running_held: Gauge::default(),
+            running_refused: Gauge::default(),
             certificate_expiry: Gauge::default(),
             leading: Gauge::default(),
             failed_passes: Counter::default(),
@@ -195,9 +195,9 @@ impl Metrics {
         registry.register_with_unit("oldest_fact", "Age of the oldest look at an image in use", Unit::Seconds, metrics.oldest_fact.clone());
         registry.register("debts", "Running containers whose image their policy has not judged (leader only)", metrics.debts.clone());
         registry.register(
-            "running_held",
-            "Running containers whose image is in quarantine or failed (leader only)",
-            metrics.running_held.clone(),
+            "running_refused",
+            "Running containers whose image a policy refuses (leader only)",
+            metrics.running_refused.clone(),
         );
         registry.register_with_unit(
             "certificate_expiry",

@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::{ParseExpressionError, Selector, SelectorExt as _};
 
 use crate::{
@@ -24,6 +25,7 @@ pub struct Policy {
     pub mode: Mode,
     /// The namespaces that it speaks of; none for every one.
     namespaces: Option<Selector>,
+    selector: Option<LabelSelector>,
     images: Vec<Pattern>,
     exclude: Vec<Pattern>,
     deny: Vec<Deny>,
@@ -117,6 +119,7 @@ impl TryFrom<&api::QuarantinePolicy> for Policy {
         Ok(Self {
             name: object.metadata.name.clone().unwrap_or_default(),
             mode: spec.mode,
+            selector: namespaces.is_some().then(|| spec.matching.namespace_selector.clone()).flatten(),
             namespaces,
             images: patterns("spec.match.images", &spec.matching.images)?,
             exclude: patterns("spec.match.excludeImages", &spec.matching.exclude_images)?,
@@ -132,6 +135,12 @@ impl Policy {
     #[must_use]
     pub fn matches_namespace(&self, labels: &BTreeMap<String, String>) -> bool {
         self.namespaces.as_ref().is_none_or(|selector| selector.matches(labels))
+    }
+
+    /// The selector by which it chooses namespaces; none for every one.
+    #[must_use]
+    pub const fn selector(&self) -> Option<&LabelSelector> {
+        self.selector.as_ref()
     }
 
     /// Whether it speaks of every namespace, so that none has to be read to know.

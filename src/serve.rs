@@ -1,1 +1,229 @@
-//! Makes the parts of a replica and joins them.
+//! Makes the parts of a replica, joins them, and ends when one that matters ends.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{Client, client::ClientBuilder, config::Config, core::PartialObjectMeta, runtime::watcher};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::{Layer as _, filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+
+use crate::{
+    admin::{self, Readiness},
+    api::{ImageStatus, QuarantinePolicy, Registry, Waiver},
+    audit,
+    authority::{self, Authority},
+    cli::serve::{LogFormat, ServeArguments},
+    gate::Gate,
+    lease::Lease,
+    lookups::{Lives, Lookups},
+    metrics::Metrics,
+    operator::{self, Operator},
+    registry::{ClientOptions, Proxies, RegistryClient},
+    shutdown::{self, Shutdown, Tasks},
+    tls::{CurrentCertificate, Limits, Listener},
+    wallet::Wallet,
+    watch::{self as watches, Images, Namespaces, Rules, SharedIndex},
+    webhook,
+    writer::{Caps, Writer},
+};
+
+/// The name of the Lease and of the Secret with the certificates; the chart's rights name them, too.
+const LEASE: &str = "lazaretto";
+const TLS_SECRET: &str = "lazaretto-tls";
+
+/// Runs a replica until a signal, or until a part that matters ends.
+///
+/// # Errors
+/// When the arguments cannot be used, or what ended too early.
+pub async fn run(arguments: ServeArguments) -> anyhow::Result<()> {
+    logging(&arguments);
+    let client = client().await?;
+    let (metrics, families) = Metrics::new();
+    let readiness = Readiness::default();
+    let shutdown = Shutdown::default();
+    let mut tasks = Tasks::new(shutdown.clone());
+    let draining = readiness.condition("not-draining");
+    draining.set(true);
+
+    let index = SharedIndex::default();
+    let caps = Caps { total: arguments.max_image_statuses, per_namespace: arguments.max_image_statuses_per_namespace };
+    let writer = Writer::new(client.clone(), index.clone(), caps, metrics.clone());
+    let registries = RegistryClient::new(client_options(&arguments)?).context("cannot make the registry client")?;
+    let lookups = Arc::new(Lookups::new(Arc::new(registries), index.clone(), Some(writer.clone()), metrics.clone(), Lives::default()));
+    let wallet = Arc::new(Wallet::new(client.clone(), &arguments.namespace, arguments.pod_pull_secrets));
+
+    let (rules_sender, rules_changed) = watch::channel(0);
+    let (images_sender, images_changed) = watch::channel(0);
+    spawn_watches(&mut tasks, &client, &index, &readiness, rules_sender, images_sender, &lookups);
+
+    let certificate = Arc::new(CurrentCertificate::default());
+    let names = authority::Names::new(&arguments.service_name, &arguments.namespace, &arguments.tls_names)?;
+    let settings = authority::Settings { namespace: arguments.namespace.clone(), secret: TLS_SECRET.to_owned(), names, owners: Vec::new() };
+    let (authority, trust) = Authority::new(client.clone(), settings, certificate.clone());
+    let mut bundle = trust.bundle();
+    tasks.spawn("authority", authority.run(shutdown.stopping().clone()));
+    let certified = readiness.condition("certificate");
+
+    let excluded: HashSet<String> =
+        arguments.excluded_namespaces.iter().filter(|name| !name.is_empty()).cloned().chain([arguments.namespace.clone()]).collect();
+    let gate = Arc::new(Gate {
+        index: index.clone(),
+        lookups: lookups.clone(),
+        wallet: wallet.clone(),
+        client: Some(client.clone()),
+        excluded: excluded.clone(),
+        metrics: metrics.clone(),
+    });
+
+    let administration = Listener::plain(arguments.admin_address, admin::limits())
+        .await
+        .with_context(|| format!("cannot listen on {}", arguments.admin_address))?;
+    tracing::info!(address = %administration.address(), "probes and metrics");
+    tasks.try_spawn("admin", administration.serve(admin::router(readiness.clone(), Arc::new(families)), shutdown.stopping().clone()));
+
+    // Whoever cannot shake hands should not be connected to: the webhook's port opens with the first certificate.
+    let (address, stopping, serving) = (arguments.webhook_address, shutdown.stopping().clone(), certificate.clone());
+    tasks.try_spawn("webhook", async move {
+        tokio::select! {
+            found = bundle.wait_for(Option::is_some) => drop(found.map_err(|_| anyhow::anyhow!("the authority ended"))?),
+            () = stopping.cancelled() => return anyhow::Ok(()),
+        }
+        let listener = Listener::tls(address, serving, Limits::default()).await.with_context(|| format!("cannot listen on {address}"))?;
+        tracing::info!(address = %listener.address(), "webhook");
+        certified.set(true);
+        listener.serve(webhook::router(gate), stopping).await.context("the webhook's listener failed")
+    });
+
+    let (lease, leadership) = Lease::new(client.clone(), &arguments.namespace, LEASE, &arguments.pod_name);
+    let operator = Operator::new(operator::Parts {
+        client,
+        settings: operator::Settings {
+            namespace: arguments.namespace.clone(),
+            pod_name: arguments.pod_name.clone(),
+            service_name: arguments.service_name.clone(),
+            service_port: arguments.service_port,
+            webhook_configuration: arguments.webhook_configuration.clone(),
+            webhook_timeout_seconds: arguments.webhook_timeout_seconds,
+            excluded,
+            collect_after: arguments.collect_after,
+        },
+        index,
+        lookups: lookups.clone(),
+        wallet,
+        writer,
+        metrics: metrics.clone(),
+        readiness: readiness.clone(),
+        trust,
+        rules_changed,
+        images_changed,
+    });
+    // The operator ends before the Lease is released: after the release another acts at once.
+    let operating = CancellationToken::new();
+    let (stopping, released) = (shutdown.stopping().clone(), operating.clone());
+    tasks.spawn("operator", async move {
+        operator.run(leadership, stopping).await;
+        released.cancel();
+    });
+    tasks.spawn("lease", lease.run(operating));
+    tasks.spawn("gauges", gauges(metrics, lookups, certificate, shutdown.stopping().clone()));
+
+    let signals = shutdown::signals().context("cannot take signals")?;
+    tokio::spawn(shutdown.clone().follow(signals, Duration::from_secs(arguments.drain_seconds)));
+    let drain = shutdown.draining().clone();
+    tokio::spawn(async move {
+        drain.cancelled().await;
+        draining.set(false);
+    });
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), pod = arguments.pod_name, "started");
+    let longest = Duration::from_secs(u64::try_from(arguments.webhook_timeout_seconds).unwrap_or(10) + 5);
+    tasks.join(longest).await.map_err(Into::into)
+}
+
+/// A client for the API server whose calls have deadlines of their own, so that it must not retry by itself.
+async fn client() -> anyhow::Result<Client> {
+    let mut config = Config::infer().await.context("cannot find out how to reach the API server")?;
+    config.connect_timeout = Some(Duration::from_secs(5));
+    config.default_retry = false;
+    Ok(ClientBuilder::try_from(config).context("cannot make a client for the API server")?.build())
+}
+
+fn client_options(arguments: &ServeArguments) -> anyhow::Result<ClientOptions> {
+    let ranges = arguments.cluster_ranges.iter().filter(|range| !range.is_empty());
+    let cluster_ranges =
+        ranges.map(|range| range.parse().with_context(|| format!("--cluster-ranges {range}"))).collect::<Result<_, _>>()?;
+    Ok(ClientOptions { cluster_ranges, proxies: Proxies::from_environment() })
+}
+
+#[allow(clippy::too_many_arguments, reason = "the wiring of five watches, read once")]
+fn spawn_watches(
+    tasks: &mut Tasks,
+    client: &Client,
+    index: &SharedIndex,
+    readiness: &Readiness,
+    rules_changed: watch::Sender<u64>,
+    images_changed: watch::Sender<u64>,
+    lookups: &Arc<Lookups>,
+) {
+    let rules = Rules { index: index.clone(), changed: rules_changed };
+    let config = watcher::Config::default;
+    tasks.spawn(
+        "watch-policies",
+        watches::run::<QuarantinePolicy>(client.clone(), config(), rules.clone(), readiness.condition("policies")),
+    );
+    tasks.spawn("watch-registries", watches::run::<Registry>(client.clone(), config(), rules.clone(), readiness.condition("registries")));
+    tasks.spawn("watch-waivers", watches::run::<Waiver>(client.clone(), config(), rules, readiness.condition("waivers")));
+    let namespaces = watches::run::<PartialObjectMeta<Namespace>>(
+        client.clone(),
+        config(),
+        Namespaces(index.clone()),
+        readiness.condition("namespaces"),
+    );
+    tasks.spawn("watch-namespaces", namespaces);
+    let (woken, lookups) = (index.clone(), lookups.clone());
+    let wake = move |name: &str| {
+        images_changed.send_modify(|count| *count += 1);
+        if lookups.aloft() == 0 {
+            return;
+        }
+        let found = {
+            let index = woken.read();
+            index.subject_named(name).and_then(|subject| index.image(&subject).map(|known| (subject, known)))
+        };
+        if let Some((subject, known)) = found {
+            lookups.landed(&subject, &known.facts);
+        }
+    };
+    let images = Images { index: index.clone(), wake };
+    tasks
+        .spawn("watch-images", watches::run::<ImageStatus>(client.clone(), config().page_size(500), images, readiness.condition("images")));
+}
+
+/// Gauges that are read and not counted.
+async fn gauges(metrics: Metrics, lookups: Arc<Lookups>, certificate: Arc<CurrentCertificate>, stop: CancellationToken) {
+    loop {
+        metrics.flights.set(i64::try_from(lookups.aloft()).unwrap_or(i64::MAX));
+        if let Some(end) = certificate.not_after() {
+            metrics.certificate_expiry.set(end.duration_since(jiff::Timestamp::now()).as_secs());
+        }
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs(5)) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// Logs go to standard output; audit lines at any level.
+fn logging(arguments: &ServeArguments) {
+    let filter = Targets::new()
+        .with_target("lazaretto", arguments.log_level)
+        .with_target(audit::TARGET, tracing::Level::TRACE)
+        .with_default(tracing::Level::WARN);
+    let layer = tracing_subscriber::fmt::layer();
+    // A subscriber that is there already is a test's.
+    let _ = match arguments.log_format {
+        LogFormat::Json => tracing_subscriber::registry().with(layer.json().flatten_event(true).with_filter(filter)).try_init(),
+        LogFormat::Text => tracing_subscriber::registry().with(layer.with_filter(filter)).try_init(),
+    };
+}

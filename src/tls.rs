@@ -6,8 +6,8 @@
 //!
 //! A [`Listener`] bounds what a client may hold: a number of connections, a handshake, a silence. Three choices need a reason:
 //!
-//! - The API server speaks HTTP/1.1 to webhooks (it pins ALPN, kubernetes#75791), one connection per request in flight, and closes idle ones
-//!   after 90 s. hyper's header timeout runs *between* requests too. With the usual five seconds we would close the connection that the API
+//! - The API server speaks HTTP/1.1 to webhooks behind a Service (it pins ALPN, kubernetes#75791; to a loopback URL it speaks HTTP/2), one
+//!   connection per request in flight, and closes idle ones after 90 s. hyper's header timeout runs *between* requests too. With the usual five seconds we would close the connection that the API
 //!   server is about to use, and the call fails with EOF. So the client must be the one that closes: our limits are longer than its own.
 //! - hyper waits for a connection's first bytes (HTTP/2 preface or not) without any limit: a client that shakes hands and says nothing
 //!   would stay for ever. [`Guarded`] ends a connection on which neither side got a byte through for [`Limits::idle`].

@@ -3,7 +3,7 @@
 //! A relist is one transaction: what comes between `Init` and `InitDone` is collected, what vanished is worked out, and the index is
 //! locked once. Each watch holds a readiness condition that is met at its first complete list.
 
-use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt as _};
 use jiff::Timestamp;
@@ -15,6 +15,7 @@ use kube::{
 };
 use parking_lot::RwLock;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
 use crate::{
     admin::Condition,
@@ -35,16 +36,23 @@ pub trait Sink<K>: Send {
     fn reset(&mut self, objects: Vec<K>);
 }
 
-/// Runs a watch until the stream ends, which it does not.
+/// For how long a watch may fail before the replica turns unready and lists anew.
+const FAILING: Duration = Duration::from_secs(20);
+
+/// Runs a watch for ever. One that keeps failing turns the replica unready, until a new list is in.
 pub async fn run<K>(client: Client, config: watcher::Config, mut sink: impl Sink<K>, ready: Condition)
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    let stream = watcher(Api::<DeserializeGuard<K>>::all(client), config).default_backoff();
-    feed(stream, &mut sink, &ready).await;
+    loop {
+        let stream = watcher(Api::<DeserializeGuard<K>>::all(client.clone()), config.clone()).default_backoff();
+        feed(stream, &mut sink, &ready).await;
+        // The watch may have gone on in silence, and nothing would tell: so a new one begins, whose list does.
+        ready.set(false);
+    }
 }
 
-/// Feeds a sink from a stream of watch events.
+/// Feeds a sink from a stream of watch events, until the stream ends or has brought nothing but errors for 20 s.
 pub async fn feed<K>(
     stream: impl Stream<Item = watcher::Result<watcher::Event<DeserializeGuard<K>>>>,
     sink: &mut impl Sink<K>,
@@ -54,16 +62,20 @@ pub async fn feed<K>(
 {
     let kind = K::kind(&());
     let mut list = Vec::new();
+    let mut failing: Option<Instant> = None;
     let mut stream = std::pin::pin!(stream);
     while let Some(event) = stream.next().await {
         let event = match event {
             Ok(event) => event,
             Err(error) => {
                 tracing::warn!(%kind, error = %crate::history::clip(&error.to_string(), 300), "watch");
+                if failing.get_or_insert_with(Instant::now).elapsed() >= FAILING {
+                    return;
+                }
                 continue;
             }
         };
-        ready.beat();
+        failing = None;
         match event {
             watcher::Event::Init => list.clear(),
             watcher::Event::InitApply(DeserializeGuard(Ok(object))) => list.push(object),

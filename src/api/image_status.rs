@@ -138,6 +138,7 @@ pub struct Decision {
     pub details: Option<String>,
     /// The state on which this was decided. When the image is in another state by then, the write is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "State")] // an optional enum would be explained by the text of the enum
     pub expects: Option<State>,
 }
 

@@ -62,7 +62,7 @@ pub struct RegistrySpec {
     pub limits: Limits,
     /// How often images in use are looked at again. At least 10s.
     #[serde(default = "sixty")]
-    #[x_kube(validation = Rule::new("self.contains('d') || duration(self) >= duration('10s')").message("poll no more often than every 10s"))]
+    #[x_kube(validation = Rule::new("self.matches('[1-9][0-9]*d') || (!self.contains('d') && duration(self) >= duration('10s'))").message("poll no more often than every 10s"))]
     pub poll_interval: ShortDuration,
 }
 

@@ -1,0 +1,232 @@
+//! The leader's regular look at each registry: what is in use or held there, soonest due first, within the registry's limits.
+//!
+//! A pass ends in one write to the Registry's status: when it began, what it could not look at, and whether the registry is
+//! reachable and takes our credentials. That one time carries the freshness of every image; an ImageStatus is written on change only.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use futures::{StreamExt as _, stream};
+use jiff::Timestamp;
+use kube::{
+    Api, Resource as _,
+    runtime::events::{Event, EventType, Recorder, Reporter},
+};
+use tokio::{task::AbortHandle, time::Instant};
+
+use super::{Term, adopt, statuses};
+use crate::{
+    api::{self, Adoption, Exception, QuarantineProvider, Registry, RegistryStatus, State},
+    facts::Outcome,
+    history::clip,
+    image::Subject,
+    index,
+    lookups::Access,
+    policy::RegistryEntry,
+    registry::Failure,
+    writer::bounded,
+};
+
+/// Looks at one registry at once; the limiter has the last word.
+const AT_ONCE: usize = 8;
+
+/// Runs one task a Registry until the term ends.
+pub(super) async fn run(term: Term) {
+    let mut tasks = tokio::task::JoinSet::new();
+    let mut running: HashMap<String, (api::RegistrySpec, AbortHandle)> = HashMap::new();
+    let mut changed = term.operator.rules_changed.clone();
+    loop {
+        changed.mark_unchanged();
+        let rules = term.operator.index.read().rules();
+        running.retain(|name, (spec, task)| {
+            let same = rules.registries.get(name).is_some_and(|entry| entry.spec == *spec) && !task.is_finished();
+            if !same {
+                task.abort();
+            }
+            same
+        });
+        for (name, entry) in &rules.registries {
+            if !running.contains_key(name) {
+                let task = tasks.spawn(registry(term.clone(), name.clone()));
+                running.insert(name.clone(), (entry.spec.clone(), task));
+            }
+        }
+        tokio::select! {
+            _ = changed.changed() => {}
+            Some(_) = tasks.join_next() => tokio::time::sleep(Duration::from_secs(1)).await,
+        }
+    }
+}
+
+async fn registry(term: Term, name: String) {
+    let reporter = Reporter { controller: "lazaretto".to_owned(), instance: Some(term.operator.settings.pod_name.clone()) };
+    let recorder = Recorder::new(term.operator.client.clone(), reporter);
+    let api = Api::<Registry>::all(term.operator.client.clone());
+    let mut failing = false;
+    loop {
+        let begun = Instant::now();
+        let Some(entry) = term.operator.index.read().rules().registries.get(&name).cloned() else { return };
+        let interval = match pass(&term, &api, &entry).await {
+            Ok(status) => {
+                let failed = status.exceptions_total > 0
+                    || status.conditions.iter().any(|condition| condition.type_ == "Reachable" && condition.status != "True");
+                if failed {
+                    term.operator.metrics.failed_passes.inc();
+                }
+                if failed && !failing {
+                    complain(&term, &recorder, &entry, &status).await;
+                }
+                failing = failed;
+                entry.poll_interval
+            }
+            Err(error) => {
+                tracing::warn!(registry = name, error, "a pass did not come to its end; trying again");
+                term.operator.metrics.failed_passes.inc();
+                Duration::from_secs(2)
+            }
+        };
+        tokio::time::sleep_until(begun + interval).await;
+    }
+}
+
+/// A failed pass is logged and shown, once when it begins to fail.
+async fn complain(term: &Term, recorder: &Recorder, entry: &RegistryEntry, status: &RegistryStatus) {
+    let reachable = status.conditions.iter().find(|condition| condition.type_ == "Reachable");
+    let why = reachable.map_or("", |condition| condition.message.as_str());
+    let note = match status.exceptions.first() {
+        Some(first) => format!("{} images could not be looked at; {}: {}", status.exceptions_total, first.subject, first.reason),
+        None => why.to_owned(),
+    };
+    tracing::warn!(target: crate::audit::TARGET, event = "failed-pass", registry = entry.name, reason = note, "failed pass");
+    let mut object = Registry::new(&entry.name, entry.spec.clone());
+    if let Ok(there) = bounded(Api::<Registry>::all(term.operator.client.clone()).get_metadata(&entry.name)).await {
+        object.metadata = there.metadata;
+    }
+    let event = Event {
+        type_: EventType::Warning,
+        reason: "PassFailed".to_owned(),
+        note: Some(clip(&note, 1_000)),
+        action: "Poll".to_owned(),
+        secondary: None,
+    };
+    if let Err(error) = bounded(recorder.publish(&event, &object.object_ref(&()))).await {
+        tracing::warn!(%error, "an Event was not written");
+    }
+}
+
+async fn pass(term: &Term, api: &Api<Registry>, entry: &Arc<RegistryEntry>) -> Result<RegistryStatus, String> {
+    let operator = &term.operator;
+    let object = bounded(api.get(&entry.name)).await.map_err(|error| error.to_string())?;
+    let began = Timestamp::now();
+    let generation = object.metadata.generation;
+    let mut status = object.status.clone().unwrap_or_default();
+    let host = entry.hosts.first().cloned().unwrap_or_default();
+    let access = operator.wallet.own(entry, &host).await;
+
+    if entry.provider == QuarantineProvider::Managed && status.adoption.as_ref().is_none_or(|adoption| adoption.completed.is_none()) {
+        // The instant is on record before anything is adopted, so that a new leader goes on from the same one.
+        let adoption = match status.adoption.clone() {
+            Some(adoption) => adoption,
+            None => {
+                let adoption = Adoption { instant: began, completed: None, adopted: 0, unconfirmed: Vec::new() };
+                status.adoption = Some(adoption.clone());
+                statuses::write_registry(term, api, &entry.name, &status).await?;
+                adoption
+            }
+        };
+        if let Ok(access) = &access {
+            status.adoption = Some(adopt::go_on(term, entry, access, adoption).await?);
+            statuses::write_registry(term, api, &entry.name, &status).await?;
+        }
+    }
+
+    let mut conditions = std::mem::take(&mut status.conditions);
+    let health = match &access {
+        Ok(access) => operator.lookups.health(entry, access).await,
+        Err(why) => Err(Failure::Unauthorized(why.clone())),
+    };
+    let reachable = !matches!(health, Err(Failure::Outage(_)));
+    let authorized = match &health {
+        Ok(()) => Some(true),
+        Err(Failure::Unauthorized(_)) => Some(false),
+        Err(_) => None,
+    };
+    let told = health.as_ref().err().map_or_else(String::new, ToString::to_string);
+    let (looked, exceptions) = match &access {
+        Ok(access) if reachable => look(term, entry, access).await,
+        _ => (0, Vec::new()),
+    };
+    let now = Timestamp::now();
+    let mut say = |type_: &str, status: Option<bool>, reason: &str, message: &str| {
+        api::set_condition(&mut conditions, api::condition(type_, status, reason, message, generation, now));
+    };
+    say("Ready", Some(true), "Read", "");
+    say("Reachable", Some(reachable), if reachable { "Answers" } else { "Outage" }, if reachable { "" } else { &told });
+    say("Authorized", authorized, if authorized == Some(true) { "Accepted" } else { "NotAccepted" }, &told);
+    let behind = now.duration_since(began).as_secs() > i64::try_from(entry.poll_interval.as_secs()).unwrap_or(i64::MAX);
+    let message = "one pass takes longer than spec.pollInterval: raise spec.limits or the interval";
+    say("PollingBehind", Some(behind), if behind { "PassTooLong" } else { "OnTime" }, if behind { message } else { "" });
+    status.conditions = conditions;
+    status.observed_generation = generation;
+    if reachable && authorized == Some(true) {
+        status.last_complete_pass = Some(began);
+    }
+    status.images = looked;
+    status.exceptions_total = u32::try_from(exceptions.len()).unwrap_or(u32::MAX);
+    status.exceptions = exceptions.into_iter().take(20).collect();
+    statuses::write_registry(term, api, &entry.name, &status).await?;
+    Ok(status)
+}
+
+/// Looks at every image of the registry whose flag the registry keeps, the longest unseen first.
+async fn look(term: &Term, entry: &Arc<RegistryEntry>, access: &Access) -> (u32, Vec<Exception>) {
+    let operator = &term.operator;
+    if entry.provider != QuarantineProvider::AzureContainerRegistry {
+        // We keep the flag, or nobody does: there is nothing to read.
+        return (0, Vec::new());
+    }
+    let mut due: Vec<(Timestamp, Subject)> = {
+        let index = operator.index.read();
+        let rules = index.rules();
+        let ours =
+            |subject: &Subject| rules.registry_for(subject.registry(), subject.repository()).is_some_and(|found| found.name == entry.name);
+        let wanted = |known: &index::Known| known.unused_since.is_none() || known.facts.state != State::Released;
+        let seen = |(subject, known): (&Subject, &Arc<index::Known>)| {
+            (ours(subject) && wanted(known)).then(|| (index::last_seen(known, subject, Some(entry)), subject.clone()))
+        };
+        index.images().filter_map(seen).collect()
+    };
+    due.sort_unstable();
+    let looked = u32::try_from(due.len()).unwrap_or(u32::MAX);
+    let looks = stream::iter(due).map(|(_, subject)| async move {
+        if !term.may_write() {
+            return Some(Exception { subject: subject.to_string(), reason: "no longer leading".to_owned() });
+        }
+        let outcome = look_at(term, entry, access, &subject).await;
+        reason(&outcome).map(|reason| Exception { subject: subject.to_string(), reason })
+    });
+    let exceptions = looks.buffer_unordered(AT_ONCE).filter_map(|exception| async { exception }).collect().await;
+    (looked, exceptions)
+}
+
+/// One image, with the patience that the registry's limits ask for.
+async fn look_at(term: &Term, entry: &Arc<RegistryEntry>, access: &Access, subject: &Subject) -> Outcome<crate::facts::Facts> {
+    let mut outcome = term.operator.lookups.look_again(subject, entry, access, "").await;
+    for _ in 0..3 {
+        let Outcome::Busy(busy) = &outcome else { break };
+        tokio::time::sleep(busy.retry_after.clamp(Duration::from_millis(50), Duration::from_secs(60))).await;
+        outcome = term.operator.lookups.look_again(subject, entry, access, "").await;
+    }
+    outcome
+}
+
+fn reason<T>(outcome: &Outcome<T>) -> Option<String> {
+    match outcome {
+        Outcome::Found(_) => None,
+        Outcome::Absent | Outcome::Hidden => Some("not found any more".to_owned()),
+        Outcome::Refused => Some("not permitted".to_owned()),
+        Outcome::Blocked(block) => Some(format!("blocked: {}", block.code)),
+        Outcome::Pending(why) | Outcome::Unauthorized(why) | Outcome::Misbehaved(why) => Some(clip(why, 128)),
+        Outcome::Unavailable(outage) => Some(clip(&outage.message, 128)),
+        Outcome::Busy(_) => Some("the registry's request limit".to_owned()),
+    }
+}

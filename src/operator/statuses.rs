@@ -1,0 +1,92 @@
+//! The statuses of what people write: one server-side apply each, and only when something changed.
+
+use jiff::Timestamp;
+use kube::{Api, ResourceExt as _};
+use serde_json::json;
+
+use super::Term;
+use crate::{
+    api::{self, Conditions, Debts, QuarantinePolicy, QuarantinePolicyStatus, Registry, RegistryStatus, Waiver, WaiverStatus},
+    index::Kind,
+    writer::{apply_status, bounded},
+};
+
+/// Writes a Registry's status.
+pub(super) async fn write_registry(term: &Term, api: &Api<Registry>, name: &str, status: &RegistryStatus) -> Result<(), String> {
+    if !term.may_write() {
+        return Err("no longer leading".to_owned());
+    }
+    let status = serde_json::to_value(status).map_err(|error| error.to_string())?;
+    apply_status(api, name, status, &term.operator.metrics).await.map_err(|error| error.to_string())
+}
+
+/// Brings the statuses of policies and waivers, and the `Ready` condition of registries that cannot be read, up to date.
+/// `debts` by policy; `None` while they are not known, which leaves what is written.
+pub(super) async fn write_all(term: &Term, debts: Option<&std::collections::BTreeMap<String, Debts>>) -> Result<(), String> {
+    let client = term.operator.client.clone();
+    let unreadable = term.operator.index.read().unreadable().clone();
+    let now = Timestamp::now();
+    let why = |kind: Kind, name: &str| unreadable.get(&(kind, name.to_owned())).map(ToString::to_string);
+
+    let policies = Api::<QuarantinePolicy>::all(client.clone());
+    for object in bounded(policies.list(&kube::api::ListParams::default())).await.map_err(|error| error.to_string())? {
+        let name = object.name_any();
+        let old = object.status.clone().unwrap_or_default();
+        let mut new = QuarantinePolicyStatus { observed_generation: object.metadata.generation, ..old.clone() };
+        ready(&mut new.conditions, "Ready", why(Kind::Policy, &name), object.metadata.generation, now);
+        if let Some(debts) = debts {
+            new.debts = debts.get(&name).cloned().unwrap_or_default();
+        }
+        if new != old {
+            write(term, &policies, &name, json!(new)).await?;
+        }
+    }
+
+    let waivers = Api::<Waiver>::all(client.clone());
+    for object in bounded(waivers.list(&kube::api::ListParams::default())).await.map_err(|error| error.to_string())? {
+        let name = object.name_any();
+        let old = object.status.clone().unwrap_or_default();
+        let mut new = WaiverStatus { observed_generation: object.metadata.generation, ..old.clone() };
+        let ended = (object.spec.expires <= now).then(|| format!("it expired at {}", object.spec.expires));
+        ready(&mut new.conditions, "Active", why(Kind::Waiver, &name).or(ended), object.metadata.generation, now);
+        if new != old {
+            write(term, &waivers, &name, json!(new)).await?;
+        }
+    }
+
+    let registries = Api::<Registry>::all(client);
+    for object in bounded(registries.list(&kube::api::ListParams::default())).await.map_err(|error| error.to_string())? {
+        let name = object.name_any();
+        let Some(why) = why(Kind::Registry, &name) else { continue };
+        let old = object.status.clone().unwrap_or_default();
+        let mut new = RegistryStatus { observed_generation: object.metadata.generation, ..old.clone() };
+        ready(&mut new.conditions, "Ready", Some(why), object.metadata.generation, now);
+        if new != old {
+            write(term, &registries, &name, json!(new)).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn write<K>(term: &Term, api: &Api<K>, name: &str, status: serde_json::Value) -> Result<(), String>
+where
+    K: kube::Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+{
+    if !term.may_write() {
+        return Err("no longer leading".to_owned());
+    }
+    apply_status(api, name, status, &term.operator.metrics).await.map_err(|error| error.to_string())
+}
+
+fn ready(conditions: &mut Conditions, type_: &str, why_not: Option<String>, generation: Option<i64>, now: Timestamp) {
+    let (status, reason, message) = match &why_not {
+        None => (true, "Read", ""),
+        Some(why) => (false, "NotInForce", why.as_str()),
+    };
+    let message = if type_ == "Ready" && !status {
+        format!("{message}. Its last readable form, if there was one, stays in force")
+    } else {
+        message.to_owned()
+    };
+    api::set_condition(conditions, api::condition(type_, Some(status), reason, &message, generation, now));
+}
