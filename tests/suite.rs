@@ -15,6 +15,10 @@ mod acr;
 mod fuzz;
 #[path = "suite/reference.rs"]
 mod reference;
+#[path = "suite/cli.rs"]
+mod cli;
+#[path = "suite/crds.rs"]
+mod crds;
 #[path = "suite/registry.rs"]
 mod registry;
 
