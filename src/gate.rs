@@ -194,10 +194,7 @@ impl Gate {
         let started = Instant::now();
         let sights = join_all(wanted.into_iter().map(|image| async move {
             let registry = rules.registry_of(image);
-            let access = self
-                .wallet
-                .access(registry.map(AsRef::as_ref), image, bearer.namespace, bearer.service_account, &bearer.pull_secrets)
-                .await;
+            let access = self.wallet.access(registry.map(AsRef::as_ref), image, bearer.namespace, &bearer.pull_secrets).await;
             let asker = Asker {
                 namespace: bearer.namespace,
                 access,

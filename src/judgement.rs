@@ -298,7 +298,7 @@ pub fn conclude(all: &[Considered]) -> Judgement {
                     wait = wait.max(*after);
                 }
                 (Settled::Refuse(why) | Settled::Later(why, _), Mode::Warn) => {
-                    judgement.warnings.push(sentence::warning(&place, why, &opinion.policy))
+                    judgement.warnings.push(sentence::warning(&place, why, &opinion.policy));
                 }
                 (Settled::Admit(_), _) | (_, Mode::Audit) => {}
             }

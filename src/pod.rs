@@ -166,7 +166,7 @@ impl<'a> Pod<'a> {
     /// The images that are new at their field path compared with `old`: an image that moves from one container to another is
     /// new where it comes to.
     #[must_use]
-    pub fn new_images(&'a self, old: &'a Pod<'a>) -> Vec<Named<'a>> {
+    pub fn new_images(&'a self, old: &'a Self) -> Vec<Named<'a>> {
         let before: Vec<Named<'_>> = old.images().collect();
         self.images().filter(|named| !before.contains(named)).collect()
     }

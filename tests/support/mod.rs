@@ -2,4 +2,5 @@
 
 #![allow(dead_code, reason = "each suite uses its part")]
 
+pub mod acr;
 pub mod registry;
