@@ -15,5 +15,12 @@ mod acr;
 mod cli;
 #[path = "suite/crds.rs"]
 mod crds;
+#[path = "suite/fuzz.rs"]
+mod fuzz;
+#[path = "suite/reference.rs"]
+mod reference;
 #[path = "suite/registry.rs"]
 mod registry;
+
+#[path = "suite/lookups.rs"]
+mod lookups;

@@ -199,7 +199,7 @@ proptest! {
         let name = Reference::parse(&text).unwrap().name();
         let pattern = Pattern::parse(&name).unwrap();
         prop_assert!(pattern.matches(&name));
-        let longer = format!("{}/x", name);
+        let longer = [&name, "/x"].concat();
         prop_assert!(!pattern.matches(&longer));
     }
 }

@@ -5,6 +5,8 @@
 //! the distribution API has, says "in quarantine" and never "released". 404 or 403 from both is not knowledge about an image at all (a digest that
 //! was made up; the registry's firewall) and stays the failure that it is: a mistake in a network rule must not put all images into quarantine.
 //!
+//! **Rights.** The Registry's credentials need AcrPull and AcrQuarantineReader; to carry decisions out, AcrPush and AcrQuarantineWriter as well.
+//!
 //! **The registry's policy must be on.** Data-plane credentials cannot see whether it is. While it is off, images that nobody has judged have no
 //! state and are quarantined here, and the reason says so; but Azure's own scanner writes `Passed` for whatever it has looked at, with findings or
 //! without, and that cannot be told from a release.
