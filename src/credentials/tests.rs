@@ -189,7 +189,9 @@ async fn no_name_leads_out_of_the_namespace() {
 async fn so_many_pull_secrets_are_read_and_no_more() {
     let server = Server::default();
     let names: Vec<String> = (0..20).map(|at| format!("s{at}")).collect();
-    names.iter().for_each(|name| server.docker("team", name, name));
+    for name in &names {
+        server.docker("team", name, name);
+    }
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let read = of(&server.reader(), &names).await;
     assert_eq!(read.credentials.len(), MOST_PULL_SECRETS);
