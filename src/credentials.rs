@@ -1,18 +1,13 @@
-//! A pod's own credentials: its pull secrets and its ServiceAccount's, where the installation opts in.
+//! Credentials out of Secrets: the Registry's own in our namespace, and, where the installation opts in, a pod's pull secrets.
 //!
-//! `get` only, never list or watch, so that RBAC can name what may be read. Matched as the kubelet matches them ([`crate::keyring`]): a Secret that is missing or of
-//! another type is passed over, all that match are candidates, and the most specific comes first. What was read is kept for half a minute by namespace and name,
-//! and of a Secret that cannot be read now what was read in the last ten minutes: registries do not care that the API server has a bad moment.
+//! Secrets are only ever fetched by name (`get`), never listed or watched, so that RBAC can name them one by one. What was read is kept for half a minute, and of a
+//! Secret that cannot be read now what was read in the last ten minutes: the registries do not care that the API server has a bad moment.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use futures::future::join_all;
-use k8s_openapi::{
-    NamespaceResourceScope,
-    api::core::v1::{Secret, ServiceAccount},
-};
+use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use kube::{Api, Client};
-use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::time::timeout;
 
@@ -21,7 +16,7 @@ use crate::{
     registry::slots::Slots,
 };
 
-/// One read of one object. Less than an admission has, so that there is time left to ask the registry without.
+/// One read of one object.
 const READ_TIMEOUT: Duration = Duration::from_secs(3);
 /// What was read is believed so long.
 const FRESH: Duration = Duration::from_secs(30);
@@ -31,14 +26,14 @@ const FRESH_ABSENCE: Duration = Duration::from_secs(3);
 const FRESH_FAILURE: Duration = Duration::from_secs(1);
 /// While it cannot be read, what was read before counts so long.
 const LAST_KNOWN: Duration = Duration::from_secs(600);
-/// Secrets remembered at once, and ServiceAccounts.
-const MOST_REMEMBERED: usize = 512;
-/// Larger Secrets are read anew each time, so that what is remembered stays within 8 MiB.
+/// Secrets remembered at once.
+const MOST_SECRETS: usize = 512;
+/// Larger Secrets of strangers are read anew each time, so that what is remembered stays within 8 MiB.
 const MOST_REMEMBERED_BYTES: usize = 16 << 10;
 /// Pull secrets of one pod beyond this many are not read.
-const MOST_PULL_SECRETS: usize = 16;
+pub const MOST_PULL_SECRETS: usize = 16;
 
-/// Why a pull secret was not used. Holds nothing of its content.
+/// Credentials that cannot be had. Holds nothing of a Secret's content.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum CredentialsError {
     /// There is no such object.
@@ -73,6 +68,16 @@ pub enum CredentialsError {
         /// What is wrong.
         error: KeyringError,
     },
+    /// It speaks of other registries only.
+    #[error("Secret {namespace}/{name} has no entry for {host}")]
+    OtherHosts {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// The registry.
+        host: String,
+    },
     /// A pod names more pull secrets than are read.
     #[error("the pod names {0} pull secrets, and the first {MOST_PULL_SECRETS} are read")]
     TooMany(usize),
@@ -80,133 +85,141 @@ pub enum CredentialsError {
 
 /// What a pod has to show a registry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Found {
+pub struct PodCredentials {
     /// All that match the image, in the order in which they are to be tried; may be empty.
     pub credentials: Vec<Credentials>,
     /// Pull secrets that exist and could not be used. Missing ones are tolerated, as by the kubelet.
     pub unusable: Vec<CredentialsError>,
 }
 
-type Read<T> = Result<Arc<T>, CredentialsError>;
-type Memory<T> = Slots<(String, String), Read<T>>;
+type Read = Result<Arc<Secret>, CredentialsError>;
 
-/// Reads pods' own credentials.
-pub struct PodCredentials {
+/// Reads Secrets, sparingly.
+pub struct SecretReader {
     client: Client,
-    secrets: Memory<Secret>,
-    accounts: Memory<ServiceAccount>,
+    namespace: String,
+    slots: Slots<(String, String), Read>,
 }
 
-impl fmt::Debug for PodCredentials {
+impl fmt::Debug for SecretReader {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "PodCredentials({})", self.secrets.len())
+        write!(formatter, "SecretReader({})", self.slots.len())
     }
 }
 
-impl PodCredentials {
-    /// Reads with this client, which needs `get` on Secrets and ServiceAccounts of every namespace.
+impl SecretReader {
+    /// `namespace`: Lazaretto's own, where the Secrets of Registry objects are.
     #[must_use]
-    pub fn new(client: Client) -> Self {
-        Self { client, secrets: Slots::new(MOST_REMEMBERED), accounts: Slots::new(MOST_REMEMBERED) }
+    pub fn new(client: Client, namespace: impl Into<String>) -> Self {
+        Self { client, namespace: namespace.into(), slots: Slots::new(MOST_SECRETS) }
     }
 
-    /// The first credentials that the pod has for an image; none when it has none. What could not be used is logged.
-    ///
-    /// `name` is the image's canonical name without tag or digest.
-    pub async fn find(&self, namespace: &str, service_account: &str, secrets: &[&str], name: &str) -> Option<Credentials> {
-        let found = self.all(namespace, service_account, secrets, name).await;
-        for error in &found.unusable {
-            tracing::warn!(namespace, %error, "a pull secret was not used");
-        }
-        found.credentials.into_iter().next()
+    /// What a Registry object's Secret has for one of its hosts.
+    pub async fn registry_credentials(&self, secret_name: &str, host: &str) -> Result<Credentials, CredentialsError> {
+        let secret = self.secret(&self.namespace, secret_name).await?;
+        self.of_registry(&secret, secret_name, host)
     }
 
-    /// All credentials that the pod has for an image.
+    /// The same from memory, without asking the API server. None when the Secret was not read in the last ten minutes.
+    pub fn known_registry_credentials(&self, secret_name: &str, host: &str) -> Option<Result<Credentials, CredentialsError>> {
+        let read = self.slots.find(&(self.namespace.clone(), secret_name.to_owned()))?.last(LAST_KNOWN)?;
+        Some(read.and_then(|secret| self.of_registry(&secret, secret_name, host)))
+    }
+
+    /// Has a Registry object's Secret read anew at the next question: the registry refused what it held.
+    pub fn forget_registry_credentials(&self, secret_name: &str) {
+        if let Some(slot) = self.slots.find(&(self.namespace.clone(), secret_name.to_owned())) {
+            slot.forget_if(|_| true);
+        }
+    }
+
+    /// What a pod's pull secrets have for an image, matched as the kubelet does.
     ///
-    /// The ServiceAccount's pull secrets count when the pod names none of its own, as in the API server, which copies them into a pod before any webhook sees
-    /// it; a template has not been through that yet.
-    pub async fn all(&self, namespace: &str, service_account: &str, secrets: &[&str], name: &str) -> Found {
-        let mut found = Found::default();
-        let mut names: Vec<String> = secrets.iter().map(|&secret| secret.to_owned()).collect();
-        if names.is_empty() {
-            let account = remembered(&self.accounts, "ServiceAccount", &self.client, namespace, service_account, |_| true).await;
-            match account {
-                Ok(account) => names.extend(account.image_pull_secrets.iter().flatten().map(|secret| secret.name.clone())),
-                Err(CredentialsError::Absent { .. }) => {}
-                Err(error) => found.unusable.push(error),
-            }
+    /// `image_name`: canonical host and repository, `docker.io/library/nginx`. For a pod under admission its own list is complete: the ServiceAccount's pull
+    /// secrets were put there before any webhook was asked, when it had none.
+    pub async fn pod_credentials(&self, namespace: &str, pull_secrets: &[&str], image_name: &str) -> PodCredentials {
+        let mut found = PodCredentials::default();
+        if pull_secrets.len() > MOST_PULL_SECRETS {
+            found.unusable.push(CredentialsError::TooMany(pull_secrets.len()));
         }
-        if names.len() > MOST_PULL_SECRETS {
-            found.unusable.push(CredentialsError::TooMany(names.len()));
-            names.truncate(MOST_PULL_SECRETS);
-        }
-        let small = |secret: &Secret| {
-            secret.data.iter().flatten().map(|(key, value)| key.len() + value.0.len()).sum::<usize>() <= MOST_REMEMBERED_BYTES
-        };
-        let read = join_all(names.iter().map(|name| remembered(&self.secrets, "Secret", &self.client, namespace, name, small))).await;
+        let names = &pull_secrets[..pull_secrets.len().min(MOST_PULL_SECRETS)];
         let mut keyring = Keyring::default();
-        for (name, read) in names.iter().zip(read) {
-            let content = |error| CredentialsError::Content { namespace: cut(namespace), name: cut(name), error };
-            match read.and_then(|secret| keyring.add(&secret, Holder::Pod).map_err(content)) {
+        for (name, read) in names.iter().zip(join_all(names.iter().map(|name| self.secret(namespace, name))).await) {
+            let added = read.and_then(|secret| {
+                keyring.add(&secret, Holder::Pod).map_err(|error| CredentialsError::Content {
+                    namespace: namespace.to_owned(),
+                    name: (*name).to_owned(),
+                    error,
+                })
+            });
+            match added {
                 Ok(()) | Err(CredentialsError::Absent { .. }) => {}
                 Err(error) => found.unusable.push(error),
             }
         }
-        found.credentials = keyring.lookup(name);
+        found.credentials = keyring.lookup(image_name);
         found
     }
-}
 
-/// An object from memory, or from the API server: one asks, the others wait.
-async fn remembered<K: Named>(
-    memory: &Memory<K>,
-    kind: &'static str,
-    client: &Client,
-    namespace: &str,
-    name: &str,
-    worth: impl FnOnce(&K) -> bool,
-) -> Read<K> {
-    let slot = memory.slot((namespace.to_owned(), name.to_owned()));
-    if let Some(read) = slot.current() {
-        return read;
+    /// The pull secrets of a ServiceAccount, for templates that become pods later: its own are used when the template names none.
+    pub async fn service_account_pull_secrets(&self, namespace: &str, name: &str) -> Result<Vec<String>, CredentialsError> {
+        let account = get::<ServiceAccount>("ServiceAccount", self.client.clone(), namespace, name).await?;
+        Ok(account.image_pull_secrets.unwrap_or_default().into_iter().map(|reference| reference.name).collect())
     }
-    let _reading = slot.renewal.lock().await;
-    if let Some(read) = slot.current() {
-        return read;
+
+    fn of_registry(&self, secret: &Secret, name: &str, host: &str) -> Result<Credentials, CredentialsError> {
+        let (namespace, name) = (self.namespace.clone(), name.to_owned());
+        match Keyring::of_registry(secret, host) {
+            Ok(Some(credentials)) => Ok(credentials),
+            Ok(None) => Err(CredentialsError::OtherHosts { namespace, name, host: host.to_owned() }),
+            Err(error) => Err(CredentialsError::Content { namespace, name, error }),
+        }
     }
-    match get(kind, client.clone(), namespace, name).await {
-        Ok(object) => {
-            let is_worth = worth(&object);
-            let read = Ok(Arc::new(object));
-            if is_worth {
-                slot.keep(read.clone(), FRESH);
+
+    /// A Secret from memory, or from the API server: one asks, the others wait.
+    async fn secret(&self, namespace: &str, name: &str) -> Read {
+        let slot = self.slots.slot((namespace.to_owned(), name.to_owned()));
+        if let Some(read) = slot.current() {
+            return read;
+        }
+        let _reading = slot.renewal.lock().await;
+        if let Some(read) = slot.current() {
+            return read;
+        }
+        let read = get::<Secret>("Secret", self.client.clone(), namespace, name).await;
+        match read {
+            Ok(mut secret) => {
+                secret.metadata = kube::api::ObjectMeta::default();
+                let size: usize = secret.data.iter().flatten().map(|(key, value)| key.len() + value.0.len()).sum();
+                let read = Ok(Arc::new(secret));
+                if size <= MOST_REMEMBERED_BYTES || namespace == self.namespace {
+                    slot.keep(read.clone(), FRESH);
+                }
+                read
             }
-            read
-        }
-        Err(error @ CredentialsError::Unreadable { .. }) => {
-            if let Some(Ok(last)) = slot.last(LAST_KNOWN) {
-                tracing::warn!(%error, "goes on with what was read before");
-                slot.extend(FRESH_FAILURE);
-                return Ok(last);
+            Err(error @ CredentialsError::Unreadable { .. }) => {
+                if let Some(Ok(last)) = slot.last(LAST_KNOWN) {
+                    tracing::warn!(%error, "goes on with what was read before");
+                    slot.extend(FRESH_FAILURE);
+                    return Ok(last);
+                }
+                slot.keep(Err(error.clone()), FRESH_FAILURE);
+                Err(error)
             }
-            slot.keep(Err(error.clone()), FRESH_FAILURE);
-            Err(error)
-        }
-        Err(error) => {
-            slot.keep(Err(error.clone()), FRESH_ABSENCE);
-            Err(error)
+            Err(error) => {
+                slot.keep(Err(error.clone()), FRESH_ABSENCE);
+                Err(error)
+            }
         }
     }
 }
-
-/// What is fetched by its name in a namespace.
-trait Named: kube::Resource<Scope = NamespaceResourceScope, DynamicType = ()> + DeserializeOwned + Clone + fmt::Debug {}
-
-impl Named for Secret {}
-impl Named for ServiceAccount {}
 
 /// One object by its name.
-async fn get<K: Named>(kind: &'static str, client: Client, namespace: &str, name: &str) -> Result<K, CredentialsError> {
+async fn get<K>(kind: &'static str, client: Client, namespace: &str, name: &str) -> Result<K, CredentialsError>
+where
+    K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope> + serde::de::DeserializeOwned + Clone + fmt::Debug,
+    K::DynamicType: Default,
+{
     let absent = || CredentialsError::Absent { kind, namespace: cut(namespace), name: cut(name) };
     let unreadable = |why: String| CredentialsError::Unreadable { kind, namespace: cut(namespace), name: cut(name), why };
     // A pod may name anything, and the client puts it into a path as it is: `../../other/secrets/x` must not be asked for. No object has such a name.

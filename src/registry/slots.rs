@@ -62,6 +62,11 @@ impl<K: Eq + Hash, V: Clone> Slots<K, V> {
         Self { most, slots: Mutex::default() }
     }
 
+    /// The slot of a key, if there is one.
+    pub(crate) fn find(&self, key: &K) -> Option<Arc<Slot<V>>> {
+        self.slots.lock().get(key).cloned()
+    }
+
     /// The slot of a key. When there are too many, those go that ended, and if that is not enough, the quarter that ends soonest.
     pub(crate) fn slot(&self, key: K) -> Arc<Slot<V>> {
         let mut slots = self.slots.lock();
@@ -103,6 +108,7 @@ mod tests {
         assert_eq!((slots.slot("a").current(), slots.slot("a").last(9 * SECOND)), (Some(1), None));
         slots.slot("a").forget_if(|value| *value == 1);
         assert_eq!(slots.slot("a").last(99 * SECOND), None);
+        assert!(slots.find(&"a").is_some() && slots.find(&"b").is_none());
     }
 
     #[tokio::test(start_paused = true)]
