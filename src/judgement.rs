@@ -155,11 +155,11 @@ pub fn wanted<'a>(spoken: &'a [Spoken], rules: &Rules, namespace: &str, now: Tim
 
 /// What each policy makes of each image, given what is at hand about those that were [`wanted`].
 #[must_use]
-pub fn consider_all(
+pub fn consider_all<S: std::hash::BuildHasher>(
     spoken: Vec<Spoken>,
     rules: &Rules,
     namespace: &str,
-    sights: &HashMap<Reference, Sight>,
+    sights: &HashMap<Reference, Sight, S>,
     now: Timestamp,
 ) -> Vec<Considered> {
     let each = |Spoken { subjected, policies }| {

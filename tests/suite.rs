@@ -11,6 +11,10 @@ mod support;
 
 #[path = "suite/acr.rs"]
 mod acr;
+#[path = "suite/cli.rs"]
+mod cli;
+#[path = "suite/crds.rs"]
+mod crds;
 #[path = "suite/fuzz.rs"]
 mod fuzz;
 #[path = "suite/reference.rs"]

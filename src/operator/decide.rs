@@ -53,12 +53,12 @@ pub(super) async fn run(term: Term) {
 
 /// One image: its decision, then its audit lines. Says whether it came to its end.
 async fn one(term: &Term, recorder: &Recorder, name: String) -> bool {
-    match decide(term, &name).await {
-        Ok(()) => {}
-        Err(error) => tracing::warn!(name, %error, "a decision was not carried out; trying again"),
+    let decided = decide(term, &name).await;
+    if let Err(error) = &decided {
+        tracing::warn!(name, %error, "a decision was not carried out; trying again");
     }
     match emit::run(term, recorder, &name).await {
-        Ok(()) => true,
+        Ok(()) => decided.is_ok(),
         Err(error) => {
             tracing::warn!(name, %error, "transitions were not emitted; trying again");
             false
