@@ -4,7 +4,8 @@
 //! object that is there and of one observation, and a lost race is another call with the newer object. Its rules:
 //!
 //! - the newer observation wins; an older one changes nothing;
-//! - bad (Quarantined, Failed) is cleared only by a newer *explicit* release, by whoever keeps the flag;
+//! - bad (Quarantined, Failed) is cleared only by a newer *explicit* release, by whoever keeps the flag: that nobody keeps it any more
+//!   releases nothing;
 //! - a transition is appended exactly when the state changes, with the next number; numbers have no gaps;
 //! - a transition whose audit line is not out yet is never forgotten: when [`MAX_HISTORY`] of them wait, the next one must wait too.
 
@@ -44,8 +45,7 @@ pub fn merge(object: &ImageStatus, seen: &Observation) -> Merged {
     if !first && old.observed_at.is_some_and(|at| at > facts.observed_at) {
         return Merged::Unchanged;
     }
-    let keeper_changed = old.provider != facts.provider;
-    if !first && old.state.is_bad() && !facts.state.is_bad() && !seen.explicit && !keeper_changed {
+    if !first && old.state.is_bad() && !facts.state.is_bad() && !seen.explicit {
         return Merged::Unchanged;
     }
     let mut new = old.clone();

@@ -92,6 +92,9 @@ impl Reference {
             (Some(digest), _) => Version::Digest(digest.parse()?),
             (None, tag) => Version::Tag(tag.as_deref().unwrap_or(read::DEFAULT_TAG).into()),
         };
+        if domain.is_empty() {
+            return Err(canonical::fault(path.split('/').next().unwrap_or_default()).into());
+        }
         let registry = canonical_host(&domain)?;
         if registry.len() + 1 + path.len() > NAME_LIMIT {
             return Err(ReferenceError::TooLong);
@@ -164,7 +167,7 @@ impl From<&Subject> for Reference {
 }
 
 /// A piece of an author's text for a sentence: at most 40 characters, with what a terminal or a log might act on escaped.
-fn clip(text: &str) -> String {
+pub(crate) fn clip(text: &str) -> String {
     const LONGEST: usize = 40;
     let mut clipped = String::new();
     for character in text.chars() {

@@ -29,7 +29,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     api::coordination::v1::{Lease as Stored, LeaseSpec},
-    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
+    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference},
 };
 use kube::{Api, Client, api::PostParams};
 use parking_lot::Mutex;
@@ -80,6 +80,7 @@ pub struct Lease {
     leases: Api<Stored>,
     name: String,
     identity: String,
+    owners: Vec<OwnerReference>,
     seen: Option<Observed>,
     claims: watch::Sender<Option<Claim>>,
 }
@@ -146,8 +147,15 @@ impl Lease {
     pub fn new(client: Client, namespace: &str, name: &str, replica: &str) -> (Self, Leadership) {
         let (claims, leadership) = watch::channel(None);
         let identity = format!("{replica}_{:016x}", RandomState::new().hash_one(replica));
-        let lease = Self { leases: Api::namespaced(client, namespace), name: name.to_owned(), identity, seen: None, claims };
+        let leases = Api::namespaced(client, namespace);
+        let lease = Self { leases, name: name.to_owned(), identity, owners: Vec::new(), seen: None, claims };
         (lease, leadership)
+    }
+
+    /// What the Lease is deleted with. Set when it is made, never later.
+    #[must_use]
+    pub fn owned_by(self, owners: Vec<OwnerReference>) -> Self {
+        Self { owners, ..self }
     }
 
     /// What stands in `holderIdentity` while this process leads.
@@ -212,7 +220,11 @@ impl Lease {
         let transitions = stored.as_ref().and_then(|lease| lease.spec.as_ref()?.lease_transitions).unwrap_or_default();
         let transitions = if continued.is_some() { transitions } else { transitions.saturating_add(1) };
         let lease = stored.get_or_insert_with(|| Stored {
-            metadata: ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() },
+            metadata: ObjectMeta {
+                name: Some(self.name.clone()),
+                owner_references: (!self.owners.is_empty()).then(|| self.owners.clone()),
+                ..ObjectMeta::default()
+            },
             ..Stored::default()
         });
         self.fill(lease.spec.get_or_insert_default(), transitions, continued.is_some());

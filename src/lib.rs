@@ -51,6 +51,7 @@ pub mod lookups;
 pub mod memory;
 pub mod metrics;
 pub mod operator;
+pub mod owners;
 pub mod provider;
 pub mod registry;
 pub mod shutdown;

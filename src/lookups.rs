@@ -75,7 +75,7 @@ pub struct Lives {
 
 impl Default for Lives {
     fn default() -> Self {
-        Self { tag: Duration::from_secs(30), facts: Duration::from_secs(5), no: Duration::from_secs(5), not_yet: Duration::from_secs(2) }
+        Self { tag: Duration::from_secs(10), facts: Duration::from_secs(5), no: Duration::from_secs(5), not_yet: Duration::from_secs(2) }
     }
 }
 
@@ -92,8 +92,22 @@ struct JudgeKey {
     record: bool,
 }
 
+/// Whose a tag's last digest is: the Registry's own credentials are one, whatever they hold now, so that a Secret that changes or
+/// goes does not make a known bad tag an unknown one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct TagKey {
+    image: Reference,
+    stranger: Option<CredentialIdentity>,
+}
+
+impl TagKey {
+    fn new(image: &Reference, access: Option<&Access>) -> Self {
+        Self { image: image.clone(), stranger: access.filter(|access| !access.own).map(|access| access.identity) }
+    }
+}
+
 /// A tag's last digest.
-type Tags = Memory<ResolveKey, (Digest, Timestamp)>;
+type Tags = Memory<TagKey, (Digest, Timestamp)>;
 
 /// Look-ups, shared by admission and operator.
 #[derive(Debug)]
@@ -322,8 +336,7 @@ impl Lookups {
         registry: Option<&Arc<RegistryEntry>>,
         asker: &Asker<'_>,
     ) -> (Option<Subject>, Option<(Facts, Timestamp)>) {
-        let Ok(access) = &asker.access else { return (None, None) };
-        let key = ResolveKey { image: image.clone(), access: access.identity };
+        let key = TagKey::new(image, asker.access.as_ref().ok());
         let Some((digest, resolved)) = self.parts.tags.lock().get(&key).cloned() else { return (None, None) };
         let subject = image.with_digest(digest);
         let known = self.parts.index.read().image(&subject);
@@ -369,7 +382,7 @@ impl Parts {
         let outcome = self.ask_digest(&key.image, registry.as_ref(), &access).await;
         self.metrics.questions.get_or_create(&QuestionLabels { question: Asked::Resolve, outcome: outcome.kind() }).inc();
         if let Outcome::Found(digest) = &outcome {
-            self.tags.lock().insert(key, (digest.clone(), Timestamp::now()));
+            self.tags.lock().insert(TagKey::new(&key.image, Some(&access)), (digest.clone(), Timestamp::now()));
         }
         self.found(outcome, self.lives.tag)
     }

@@ -230,7 +230,7 @@ impl TryFrom<&api::Registry> for RegistryEntry {
         }
         if let Some(pem) = &spec.ca_bundle {
             use rustls_pki_types::{CertificateDer, pem::PemObject as _};
-            let count = CertificateDer::pem_slice_iter(pem.as_bytes()).filter(Result::is_ok).count();
+            let count = CertificateDer::pem_slice_iter(pem.as_bytes()).flatten().count();
             if count == 0 {
                 return Err(Unreadable::CaBundle("no certificate in PEM".into()));
             }

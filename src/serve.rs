@@ -7,7 +7,12 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::{Client, client::ClientBuilder, config::Config, core::PartialObjectMeta, runtime::watcher};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::{Layer as _, filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+use tracing_subscriber::{
+    Layer as _,
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
 use crate::{
     admin::{self, Readiness},
@@ -20,6 +25,7 @@ use crate::{
     lookups::{Lives, Lookups},
     metrics::Metrics,
     operator::{self, Operator},
+    owners,
     registry::{ClientOptions, Proxies, RegistryClient},
     shutdown::{self, Shutdown, Tasks},
     tls::{CurrentCertificate, Limits, Listener},
@@ -29,9 +35,10 @@ use crate::{
     writer::{Caps, Writer},
 };
 
-/// The name of the Lease and of the Secret with the certificates; the chart's rights name them, too.
+/// The names of the Lease, of the Secret with the certificates and of the ServiceAccount that owns both; the chart's rights name them, too.
 const LEASE: &str = "lazaretto";
 const TLS_SECRET: &str = "lazaretto-tls";
+const SERVICE_ACCOUNT: &str = "lazaretto";
 
 /// Runs a replica until a signal, or until a part that matters ends.
 ///
@@ -60,7 +67,9 @@ pub async fn run(arguments: ServeArguments) -> anyhow::Result<()> {
 
     let certificate = Arc::new(CurrentCertificate::default());
     let names = authority::Names::new(&arguments.service_name, &arguments.namespace, &arguments.tls_names)?;
-    let settings = authority::Settings { namespace: arguments.namespace.clone(), secret: TLS_SECRET.to_owned(), names, owners: Vec::new() };
+    let owners = owners::service_account(client.clone(), &arguments.namespace, SERVICE_ACCOUNT).await;
+    let settings =
+        authority::Settings { namespace: arguments.namespace.clone(), secret: TLS_SECRET.to_owned(), names, owners: owners.clone() };
     let (authority, trust) = Authority::new(client.clone(), settings, certificate.clone());
     let mut bundle = trust.bundle();
     tasks.spawn("authority", authority.run(shutdown.stopping().clone()));
@@ -97,6 +106,7 @@ pub async fn run(arguments: ServeArguments) -> anyhow::Result<()> {
     });
 
     let (lease, leadership) = Lease::new(client.clone(), &arguments.namespace, LEASE, &arguments.pod_name);
+    let lease = lease.owned_by(owners);
     let operator = Operator::new(operator::Parts {
         client,
         settings: operator::Settings {
@@ -214,16 +224,67 @@ async fn gauges(metrics: Metrics, lookups: Arc<Lookups>, certificate: Arc<Curren
     }
 }
 
-/// Logs go to standard output; audit lines at any level.
-fn logging(arguments: &ServeArguments) {
-    let filter = Targets::new()
-        .with_target("lazaretto", arguments.log_level)
+/// What is logged: audit lines at any level, ourselves at the one that was asked for, others when they warn. But for the Kubernetes
+/// client, which warns of an answer that it cannot read with the whole of it, and an answer may be a Secret.
+fn filter(level: LevelFilter) -> Targets {
+    Targets::new()
+        .with_target("lazaretto", level)
         .with_target(audit::TARGET, tracing::Level::TRACE)
-        .with_default(tracing::Level::WARN);
+        .with_target("kube_client::client", tracing::Level::ERROR)
+        .with_default(tracing::Level::WARN)
+}
+
+/// Logs go to standard output.
+fn logging(arguments: &ServeArguments) {
+    let filter = filter(arguments.log_level);
     let layer = tracing_subscriber::fmt::layer();
     // A subscriber that is there already is a test's.
     let _ = match arguments.log_format {
         LogFormat::Json => tracing_subscriber::registry().with(layer.json().flatten_event(true).with_filter(filter)).try_init(),
         LogFormat::Text => tracing_subscriber::registry().with(layer.with_filter(filter)).try_init(),
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, io, sync::Arc};
+
+    use http::{Request, Response};
+    use k8s_openapi::api::core::v1::Secret;
+    use kube::{Api, client::Body};
+    use parking_lot::Mutex;
+    use tracing::instrument::WithSubscriber as _;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_cannot_be_read_stays_out_of_the_log() {
+        let secret = r#"{"apiVersion":"v1","kind":"Secret","metadata":{"name":5},"data":{"tls.key":"aHVudGVyMg=="}}"#;
+        let service =
+            tower::service_fn(move |_: Request<Body>| async { Ok::<_, Infallible>(Response::new(Body::from(secret.as_bytes().to_vec()))) });
+        let secrets: Api<Secret> = Api::default_namespaced(Client::new(service, "n"));
+        for (filter, said) in [(Targets::new().with_default(tracing::Level::WARN), true), (filter(LevelFilter::TRACE), false)] {
+            let written = Written::default();
+            let writer = written.clone();
+            let layer = tracing_subscriber::fmt::layer().with_writer(move || writer.clone()).with_filter(filter);
+            let get = async { secrets.get("s").await.unwrap_err() };
+            get.with_subscriber(tracing_subscriber::registry().with(layer)).await;
+            let log = String::from_utf8(written.0.lock().clone()).unwrap();
+            assert_eq!(log.contains("aHVudGVyMg=="), said, "{log}");
+        }
+    }
 }

@@ -227,7 +227,8 @@ fn denied_by_digest<'a>(case: &Case<'a>, sight: &Sight) -> Option<&'a str> {
         Outcome::Found(facts) => Some(facts),
         _ => sight.last.as_ref().map(|(facts, _)| facts),
     };
-    case.policy.denies_digest(subject.digest(), facts.map_or(&Manifest::default(), |facts| &facts.manifest))
+    let unread = Manifest::default();
+    case.policy.denies_digest(subject.digest(), facts.map_or(&unread, |facts| &facts.manifest))
 }
 
 fn warn(warnings: &mut Vec<Why>, why: Why, sight: &Sight) -> Verdict {

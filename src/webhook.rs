@@ -22,7 +22,10 @@ use axum::{
 };
 use futures::{FutureExt as _, StreamExt as _};
 use serde::Deserialize;
-use tokio::time::Instant;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::Instant,
+};
 use tower::limit::ConcurrencyLimitLayer;
 
 use crate::{
@@ -34,7 +37,11 @@ use crate::{
 /// Bytes that a review may have.
 pub const MOST_BYTES: usize = 8 << 20;
 /// Reviews that are worked on at once; further ones wait their turn.
-const MOST_AT_ONCE: usize = 4_096;
+const MOST_AT_ONCE: usize = 1_024;
+/// A review that is larger than this takes one of few places, so that all bodies together stay within 128 MiB.
+const LARGE: usize = 64 << 10;
+/// Large reviews at once.
+const MOST_LARGE: usize = 8;
 /// How long before the API server's patience ends an answer leaves.
 const MARGIN: Duration = Duration::from_millis(1_500);
 /// The patience of an API server that names none.
@@ -71,7 +78,6 @@ fn read_seconds(text: &str) -> Option<Duration> {
 }
 
 /// The routes.
-#[must_use]
 pub fn router(gate: Arc<Gate>) -> Router {
     Router::new()
         .route("/validate", post(|state, query, body| validate(state, query, body, Scope::All)))
@@ -79,23 +85,29 @@ pub fn router(gate: Arc<Gate>) -> Router {
         .route("/validate/observe", post(|state, query, body| validate(state, query, body, Scope::Observe)))
         .route("/warn", post(warn))
         .layer(ConcurrencyLimitLayer::new(MOST_AT_ONCE))
-        .with_state(gate)
+        .with_state(Arc::new(Door { gate, large: Semaphore::new(MOST_LARGE) }))
+}
+
+/// The gate, and the places for large bodies.
+struct Door {
+    gate: Arc<Gate>,
+    large: Semaphore,
 }
 
 type MaybePatience = Result<Query<Patience>, axum::extract::rejection::QueryRejection>;
 
-async fn validate(State(gate): State<Arc<Gate>>, patience: MaybePatience, body: Body, scope: Scope) -> HttpResponse {
+async fn validate(State(door): State<Arc<Door>>, patience: MaybePatience, body: Body, scope: Scope) -> HttpResponse {
     let deadline = patience.map(|Query(patience)| patience).unwrap_or_default().deadline(Instant::now());
-    let body = match collect(body, deadline).await {
-        Ok(body) => body,
+    let (body, _place) = match collect(body, &door.large, deadline).await {
+        Ok(collected) => collected,
         Err(response) => return answer(*response),
     };
     let response = match review::read(&body) {
         Err(error) => {
-            gate.metrics.unreadable_requests.inc();
+            door.gate.metrics.unreadable_requests.inc();
             Response::refuse(review::uid_of(&body).unwrap_or_default(), error.to_string())
         }
-        Ok(request) => match AssertUnwindSafe(gate.review(&request, scope, deadline)).catch_unwind().await {
+        Ok(request) => match AssertUnwindSafe(door.gate.review(&request, scope, deadline)).catch_unwind().await {
             Ok(response) => response,
             Err(_) => {
                 tracing::error!(uid = %request.uid, "a review ended in a panic");
@@ -109,29 +121,37 @@ async fn validate(State(gate): State<Arc<Gate>>, patience: MaybePatience, body: 
     answer(response)
 }
 
-async fn warn(State(gate): State<Arc<Gate>>, body: Body) -> HttpResponse {
-    let body = match collect(body, Instant::now() + Duration::from_secs(1)).await {
-        Ok(body) => body,
+async fn warn(State(door): State<Arc<Door>>, body: Body) -> HttpResponse {
+    let (body, _place) = match collect(body, &door.large, Instant::now() + Duration::from_secs(1)).await {
+        Ok(collected) => collected,
         Err(response) => return answer(Response::allow(response.uid)),
     };
     let response = match review::read(&body) {
         Err(_) => Response::allow(review::uid_of(&body).unwrap_or_default()),
-        Ok(request) => {
-            std::panic::catch_unwind(AssertUnwindSafe(|| gate.warn(&request))).unwrap_or_else(|_| Response::allow(request.uid.as_ref()))
-        }
+        Ok(request) => std::panic::catch_unwind(AssertUnwindSafe(|| door.gate.warn(&request)))
+            .unwrap_or_else(|_| Response::allow(request.uid.as_ref())),
     };
     answer(response)
 }
 
 /// Reads a body of at most [`MOST_BYTES`] before the deadline, or makes the refusal, with the uid where that much came.
-async fn collect(body: Body, deadline: Instant) -> Result<Vec<u8>, Box<Response>> {
+async fn collect<'a>(body: Body, large: &'a Semaphore, deadline: Instant) -> Result<(Vec<u8>, Option<SemaphorePermit<'a>>), Box<Response>> {
+    let mut place = None;
     let mut stream = body.into_data_stream();
     let mut bytes = Vec::new();
     let refuse = |bytes: &[u8], why: String| Err(Box::new(Response::refuse(review::uid_of(bytes).unwrap_or_default(), why)));
     loop {
         match tokio::time::timeout_at(deadline, stream.next()).await {
-            Ok(None) => return Ok(bytes),
-            Ok(Some(Ok(chunk))) if bytes.len() + chunk.len() <= MOST_BYTES => bytes.extend_from_slice(&chunk),
+            Ok(None) => return Ok((bytes, place)),
+            Ok(Some(Ok(chunk))) if bytes.len() + chunk.len() <= MOST_BYTES => {
+                if bytes.len() + chunk.len() > LARGE && place.is_none() {
+                    match tokio::time::timeout_at(deadline, large.acquire()).await {
+                        Ok(permit) => place = permit.ok(),
+                        Err(_) => return refuse(&bytes, "too many large reviews are being worked on: try again shortly".to_owned()),
+                    }
+                }
+                bytes.extend_from_slice(&chunk);
+            }
             Ok(Some(Ok(_))) => return refuse(&bytes, format!("the AdmissionReview is larger than {} MiB", MOST_BYTES >> 20)),
             Ok(Some(Err(_))) => return refuse(&bytes, "the AdmissionReview broke off".to_owned()),
             Err(_) => return refuse(&bytes, "the AdmissionReview did not arrive in time".to_owned()),

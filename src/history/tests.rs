@@ -71,6 +71,18 @@ fn bad_is_cleared_only_by_an_explicit_release() {
 }
 
 #[test]
+fn a_flag_that_nobody_keeps_any_more_releases_nothing() {
+    let mut image = object();
+    let mut kept = seen(State::Quarantined, 1, false);
+    kept.facts.provider = Provider::Managed;
+    apply(&mut image, &kept);
+    let mut nobody = seen(State::Unmanaged, 2, false);
+    nobody.facts.provider = Provider::None;
+    assert!(!apply(&mut image, &nobody));
+    assert_eq!(states(&image), [(1, State::Quarantined)]);
+}
+
+#[test]
 fn what_is_not_emitted_is_never_forgotten() {
     let mut image = object();
     let states = [State::Quarantined, State::Released];
@@ -84,10 +96,10 @@ fn what_is_not_emitted_is_never_forgotten() {
         status.emitted_through = 19;
     }
     assert!(apply(&mut image, &seen(State::Failed, 201, true)));
-    let status = image.status.as_ref().unwrap();
-    assert_eq!(status.history.last().map(|last| last.number), Some(21));
-    assert!(status.history.iter().any(|transition| transition.number == 20), "number 20 is not out yet");
-    let numbers: Vec<_> = status.history.iter().map(|transition| transition.number).collect();
+    let written = image.status.as_ref().unwrap();
+    assert_eq!(written.history.last().map(|last| last.number), Some(21));
+    assert!(written.history.iter().any(|transition| transition.number == 20), "number 20 is not out yet");
+    let numbers: Vec<_> = written.history.iter().map(|transition| transition.number).collect();
     assert!(numbers.windows(2).all(|pair| pair[0] + 1 == pair[1]), "no gaps: {numbers:?}");
 }
 
@@ -102,9 +114,7 @@ fn the_object_stays_within_its_bytes() {
         observation.facts.details = "d".repeat(2_000);
         observation.facts.manifest.children =
             (0..40).map(|n| crate::facts::Child { digest: crate::image::Digest::of(&[n]), platform: format!("linux/arch{n}") }).collect();
-        if !apply(&mut image, &observation) {
-            panic!("step {step} was not applied");
-        }
+        assert!(apply(&mut image, &observation), "step {step} was not applied");
         let status = image.status.as_mut().unwrap();
         assert!(!status.history.is_empty());
         status.emitted_through = status.history.last().unwrap().number;

@@ -62,6 +62,9 @@ pub enum ReadingError {
     /// A URL.
     #[error("an image name has no scheme: leave out `{0}://`")]
     Scheme(String),
+    /// User information as in URLs. It is not echoed: there may be a password in it.
+    #[error("an image name has no user or password: leave out all before the `@`, and use imagePullSecrets")]
+    UserInformation,
     /// A character that stands nowhere in a name.
     #[error("`{0}` cannot stand in an image name: use a-z, 0-9 and . _ - between them")]
     Character(String),
@@ -229,7 +232,10 @@ fn remarkable(text: &str) -> Option<ReadingError> {
             _ => ReadingError::Character(clip(found.encode_utf8(&mut [0; 4]))),
         });
     }
-    let name = text.split_once('@').map_or(text, |(name, _)| name);
+    let (name, digest) = text.split_once('@').unwrap_or((text, ""));
+    if digest.contains('/') {
+        return Some(ReadingError::UserInformation);
+    }
     if name.starts_with('/') || name.ends_with('/') || name.contains("//") {
         return Some(ReadingError::EmptySegment);
     }

@@ -461,3 +461,18 @@ async fn two_processes_never_bear_one_identity() {
     let [one, two] = ["pod", "pod"].map(|name| server.contender(name).0);
     assert!(one.identity().starts_with("pod_") && one.identity() != two.identity());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_is_made_with_its_owners() {
+    let server = Server::new();
+    let (lease, mut leadership) = server.contender("one");
+    let account =
+        OwnerReference { api_version: "v1".into(), kind: "ServiceAccount".into(), name: "a".into(), uid: "u".into(), ..<_>::default() };
+    tokio::spawn(lease.owned_by(vec![account]).run(CancellationToken::new()));
+    claimed(&mut leadership).await;
+    let owners = || server.object.lock().stored.clone().unwrap()["metadata"]["ownerReferences"].clone();
+    assert_eq!(owners(), json!([{"apiVersion": "v1", "kind": "ServiceAccount", "name": "a", "uid": "u"}]));
+    server.edit(|lease| drop(lease["metadata"].as_object_mut().unwrap().remove("ownerReferences")));
+    pass(20).await;
+    assert_eq!(owners(), Value::Null, "set when it is made, never later");
+}

@@ -149,7 +149,7 @@ pub(super) async fn go_on(term: &Term, registry: &Arc<RegistryEntry>, access: &A
         match outcome {
             Outcome::Found(digest) => adopted += u32::from(adopt(term, &image.with_digest(digest), &namespace).await?),
             Outcome::Absent | Outcome::Hidden | Outcome::Refused | Outcome::Blocked(_) | Outcome::Misbehaved(_) => {
-                unconfirmed.push(image.to_string())
+                unconfirmed.push(image.to_string());
             }
             Outcome::Pending(_) | Outcome::Unavailable(_) | Outcome::Unauthorized(_) | Outcome::Busy(_) => {
                 unconfirmed.push(image.to_string());

@@ -157,7 +157,7 @@ mod tests {
     const CONFIG: &str = "sha256:c5b1d63604f273462ef36fadac3182d43ae6a6138731cf594b314835cf1c034f";
 
     fn of(n: u8) -> String {
-        format!("sha256:{:064x}", n)
+        format!("sha256:{n:064x}")
     }
 
     fn entry(n: u8, kind: &str, rest: &str) -> String {
