@@ -27,7 +27,7 @@ async fn warn_admits_and_says_so() {
     assert!(story::image_status(scene.lab, &digest).await.is_some());
 
     // However long the name is, the cause is read.
-    let long = format!("{}/{}", "a".repeat(60), "b".repeat(60));
+    let long = format!("{}/{}", "a".repeat(90), "b".repeat(90));
     let (image, _) = scene.push(&long, "1").await;
     let output = story::run(scene.lab, &scene.namespace, "q", &image).await.ok();
     let warning = output.stderr.lines().find_map(|line| line.strip_prefix("Warning: ")).unwrap_or_else(|| panic!("{output}"));
@@ -78,7 +78,8 @@ async fn a_denied_pattern_stops_what_is_released() {
     let deny = json!([{ "image": pattern, "reason": "CVE-2026-0001 is in it" }]);
     // It asks for nothing else, and asks no registry.
     scene.policy_named(&stop, json!({ "deny": deny, "require": { "released": "Off" } })).await;
-    let sentence = format!("spec.containers[c].image {image}: denied: CVE-2026-0001 is in it. Use another image [policy {stop}]");
+    let sentence =
+        format!("spec.containers[c].image {image} ({digest}): denied: CVE-2026-0001 is in it. Use another image [policy {stop}]");
     scene.refused(&pod("p", &image)).await.says(&[&sentence]);
     scene.refused(&pod("p", &registry().await.pinned(&scene.repository("app"), &digest))).await.says(&["denied: CVE-2026-0001"]);
     scene.create(&pod("p", &other)).await.unwrap();
@@ -164,7 +165,6 @@ async fn a_waiver_frees_one_image_in_one_namespace_until_it_expires() {
     let deny = format!("{}-deny", scene.namespace);
     scene.policy_named(&deny, json!({ "deny": [{ "digest": digest, "reason": "it is worse than we thought" }] })).await;
     scene.refused(&pod("q", &image)).await.says(&["denied: it is worse than we thought", &deny]);
-    scene.client.clone();
     let policies: Api<QuarantinePolicy> = Api::all(scene.client.clone());
     policies.delete(&deny, &kube::api::DeleteParams::default()).await.unwrap();
     scene.known(&image, true).await;

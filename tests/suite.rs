@@ -11,14 +11,14 @@ mod support;
 
 #[path = "suite/acr.rs"]
 mod acr;
-#[path = "suite/fuzz.rs"]
-mod fuzz;
-#[path = "suite/reference.rs"]
-mod reference;
 #[path = "suite/cli.rs"]
 mod cli;
 #[path = "suite/crds.rs"]
 mod crds;
+#[path = "suite/fuzz.rs"]
+mod fuzz;
+#[path = "suite/reference.rs"]
+mod reference;
 #[path = "suite/registry.rs"]
 mod registry;
 

@@ -46,7 +46,7 @@ async fn a_digest_counts_in_its_own_repository_only() {
     scene.create(&pod("r", &registry.pinned(&scene.repository("app"), &digest))).await.unwrap();
 }
 
-/// A tag is judged as it stands when the pod is admitted, or as it stood up to half a minute before: so long a replica keeps the digest
+/// A tag is judged as it stands when the pod is admitted, or as it stood up to ten seconds before: so long a replica keeps the digest
 /// of a tag. Who needs more writes digests (`require.digest`). What a node pulls within that time is found by its imageID.
 #[tokio::test]
 async fn a_tag_that_moves_is_found_out() {

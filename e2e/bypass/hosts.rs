@@ -75,7 +75,7 @@ async fn a_spelling_that_readers_differ_on_is_refused_whatever_the_policy_speaks
         (format!("2130706433:{port}/{path}:1"), format!("the host `2130706433:{port}` may be read as an IPv4 address")),
         (format!("[0::1]:{port}/{path}:1"), format!("the host `[0::1]:{port}` is no IPv6 address in its shortest form")),
         (format!("https://{host}/{path}:1"), "an image name has no scheme: leave out `https://`".into()),
-        (format!("{host}/{}:1", path.to_uppercase()), "has upper-case letters: write it in lower case".into()),
+        (format!("{host}/App:1"), "the repository `App` has upper-case letters: write it in lower case".into()),
         (format!("{host}/x/../{path}:1"), "there is `..` in the image name: write the whole path out".into()),
         (format!("{host}//{path}:1"), "there is a slash too many in the image name".into()),
         (digest.trim_start_matches("sha256:").into(), "64 hex digits are the id of an image, not its name".into()),

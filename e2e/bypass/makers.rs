@@ -22,7 +22,7 @@ async fn a_pod_in_a_namespace_that_was_just_made_is_judged() {
     // In force is what a first namespace says; with it comes the image's state.
     let (image, digest) = scene.push("app", "1").await;
     let first = scene.lab.namespace_with(json!({ &label: "yes" })).await;
-    let refused = async |namespace: &str| {
+    let create = async |namespace: &str| {
         let pods: Api<Pod> = Api::namespaced(scene.client.clone(), namespace);
         let pod = read(&pod("p", &image));
         insist(async || pods.create(&PostParams::default(), &pod).await).await
@@ -43,11 +43,11 @@ async fn a_pod_in_a_namespace_that_was_just_made_is_judged() {
         .await;
     }
     let answers = stream::iter(0..NAMESPACES).map(|at| {
-        let (client, label, refused) = (scene.client.clone(), &label, &refused);
+        let (client, label, create) = (scene.client.clone(), &label, &create);
         async move {
             let name = format!("new-{at}-{label}").replace("bypass-", "");
             fresh_namespace(&client, &name, label).await;
-            refused(&name).await
+            create(&name).await
         }
     });
     let answers: Vec<_> = answers.buffer_unordered(5).collect().await;

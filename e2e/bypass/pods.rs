@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Patch, PatchParams, PostParams};
-use kube::{Api, ResourceExt};
+use kube::{Api, Resource, ResourceExt};
 use serde_json::{Value, json};
 
 use super::{IN_QUARANTINE, Refusal, Scene, container, insist, pod, pod_with, read};
@@ -30,6 +30,13 @@ async fn an_image_is_judged_wherever_it_stands() {
         let refusal = scene.refused(&pod_with("p", &spec)).await;
         refusal.says(&[&format!("{path} {bad} ({digest}): {IN_QUARANTINE}")]).silent(&good);
     }
+    // However it is sent: by server-side apply, and without a name of its own.
+    let apply = Patch::Apply(pod("applied", &bad));
+    let applied = insist(async || scene.pods().patch("applied", &PatchParams::apply("test"), &apply).await).await;
+    Refusal::of(applied).says(&[&format!("spec.containers[c].image {bad} ({digest}): {IN_QUARANTINE}")]);
+    let mut nameless = pod("p", &bad);
+    nameless["metadata"] = json!({ "generateName": "p-" });
+    scene.refused(&nameless).await.says(&[&format!("spec.containers[c].image {bad} ({digest}): {IN_QUARANTINE}")]);
     // All of them are named at once.
     let everywhere = json!({
         "containers": [container("c", &bad)], "initContainers": [container("i", &bad)],
@@ -86,7 +93,7 @@ async fn an_ephemeral_container_is_judged() {
 #[tokio::test]
 async fn an_update_is_judged_by_the_images_that_it_brings() {
     let scene = Scene::new().await;
-    let (one, first) = scene.push_released("one", "1").await;
+    let (one, _) = scene.push_released("one", "1").await;
     let (two, second) = scene.push_released("two", "1").await;
     let (bad, digest) = scene.push("bad", "1").await;
     let spec = json!({
@@ -106,12 +113,18 @@ async fn an_update_is_judged_by_the_images_that_it_brings() {
     let swap = json!({ "spec": { "containers": [container("a", &two), container("b", &one)] } });
     let refused = Refusal::of(scene.patch("p", swap).await);
     refused.says(&[&sentence("spec.containers[a].image", &two, &second)]).silent("spec.containers[b]");
+    // The subresources change no image.
+    for subresource in ["--subresource=resize", "--subresource=status"] {
+        let patch = change("containers", "a", &bad).to_string();
+        scene.lab.kubectl(&["patch", "pod", "p", "-n", &scene.namespace, subresource, "--patch", &patch]).await;
+        let images: Vec<_> = scene.pods().get("p").await.unwrap().spec.unwrap().containers.into_iter().map(|c| c.image.unwrap()).collect();
+        assert_eq!(images, [one.clone(), two.clone()], "{subresource}");
+    }
     // What stays where it is does not stand in the way of what gets better.
     let better = change("containers", "a", &scene.push_released("three", "1").await.0);
     scene.patch("p", better).await.unwrap();
     // The good one is good in another place, too.
     scene.patch("p", change("containers", "b", &one)).await.unwrap();
-    let _ = first;
 }
 
 /// Labels, annotations and deletion of what runs never depend on us.
@@ -174,8 +187,10 @@ async fn a_forged_mirror_pod_is_judged() {
     let scene = Scene::new().await;
     let (bad, digest) = scene.push("bad", "1").await;
     let sentence = format!("spec.containers[c].image {bad} ({digest}): {IN_QUARANTINE}");
-    let node = scene.node().await.name_any();
+    let owner = scene.node().await.controller_owner_ref(&()).unwrap();
+    let node = owner.name.clone();
     let mut mirror = pod_with("mirror", &json!({ "nodeName": node, "containers": [container("c", &bad)] }));
+    mirror["metadata"]["ownerReferences"] = json!([owner]);
     mirror["metadata"]["annotations"] = json!({ "kubernetes.io/config.mirror": "0123", "kubernetes.io/config.source": "file" });
 
     // A cluster-admin; and one who takes a node's name, but is no node.

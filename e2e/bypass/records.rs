@@ -202,3 +202,28 @@ async fn a_second_record_that_claims_a_release_loses() {
     scene.refused(&pod("p", &image)).await.says(&[IN_QUARANTINE]);
     administrator.delete(&name, &DeleteParams::default()).await.unwrap();
 }
+
+/// Who may make records, and nothing else, cannot keep a release from being carried out either.
+#[tokio::test]
+async fn an_empty_second_record_hides_nothing() {
+    let scene = Scene::new().await;
+    let (image, digest) = scene.push("app", "1").await;
+    scene.refused(&pod("p", &image)).await.says(&[IN_QUARANTINE]);
+    let (subject, name) = (subject(&scene, "app", &digest).await, story::image_status(scene.lab, &digest).await.unwrap().name_any());
+    let editor: Api<ImageStatus> = Api::all(editor(&scene).await);
+    for second in ["a", "z"] {
+        let second = format!("{second}-{}", scene.namespace);
+        editor.create(&PostParams::default(), &object(&second, &subject, None)).await.unwrap();
+    }
+    let administrator: Api<ImageStatus> = Api::all(scene.client.clone());
+    let release = Patch::Merge(json!({ "spec": { "quarantine": released("admin") } }));
+    let generation = administrator.patch(&name, &PatchParams::default(), &release).await.unwrap().metadata.generation;
+    until(administrator, &name, "the release is carried out", move |object: Option<&ImageStatus>| {
+        object.and_then(|object| object.status.as_ref()).is_some_and(|status| {
+            status.state == State::Released && status.observed_generation == generation && status.emitted_through == 2
+        })
+    })
+    .await;
+    scene.known(&image, true).await;
+    scene.create(&pod("p", &image)).await.unwrap();
+}

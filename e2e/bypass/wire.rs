@@ -62,6 +62,7 @@ fn assert_refused(response: &Value, uid: &str, sentence: &str) {
     assert!(message.contains(sentence), "{sentence:?} is not in {message:?}");
 }
 
+/// A review, written in the API server's order: the uid stands first in the request.
 fn request(change: impl FnOnce(&mut Value)) -> String {
     let mut review = json!({
         "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
@@ -71,7 +72,9 @@ fn request(change: impl FnOnce(&mut Value)) -> String {
         },
     });
     change(&mut review);
-    review.to_string()
+    let uid = review["request"].as_object_mut().unwrap().remove("uid");
+    let first = uid.map_or_else(String::new, |uid| format!("\"uid\":{uid},"));
+    review.to_string().replacen("\"request\":{", &format!("\"request\":{{{first}"), 1)
 }
 
 #[tokio::test]
@@ -257,7 +260,7 @@ impl rustls::client::danger::ServerCertVerifier for Anybody {
 async fn not_yet_becomes_yes_for_who_waits() {
     let scene = Scene::new().await;
     let registry = Registry::start(scene.lab, Options::default()).await;
-    let name = story::register(scene.lab, &registry, "Managed", |spec| spec["limits"] = json!({ "timeoutSeconds": 2 })).await;
+    story::register(scene.lab, &registry, "Managed", |spec| spec["limits"] = json!({ "timeoutSeconds": 2 })).await;
     let digest = registry.push("app", "1", &scene.namespace).await;
     let image = registry.tagged("app", "1");
     scene.refused(&pod("p", &image)).await.says(&[&format!("{image} ({digest}): {IN_QUARANTINE}")]);
@@ -290,5 +293,4 @@ async fn not_yet_becomes_yes_for_who_waits() {
     };
     let (output, ()) = tokio::join!(story::run(scene.lab, &scene.namespace, "waits", &image), wait_and_thaw);
     output.ok();
-    let _ = name;
 }

@@ -66,7 +66,9 @@ impl Transport {
         let resolver = CheckedResolver::new(Arc::clone(&cluster))?;
         let transport = Self { resolver, cluster, proxies: options.proxies, clients: Mutex::default() };
         // Now rather than at the first question: without certificate authorities, say, nothing would ever work.
-        transport.client(Way { rules: Rules::Listed, authorities: None, proxy: None }).map_err(|error| BuildError::Tls(innermost(&error)))?;
+        transport
+            .client(Way { rules: Rules::Listed, authorities: None, proxy: None })
+            .map_err(|error| BuildError::Tls(innermost(&error)))?;
         Ok(transport)
     }
 
