@@ -37,7 +37,7 @@ lint: tools ## Format, clippy, helm lint, and cargo deny if it is installed
 	@if $(CARGO) deny --version > /dev/null 2>&1; then $(CARGO) deny check; else echo "cargo deny is not installed: skipped"; fi
 
 crds: ## Writes crds/ anew from the types
-	$(CARGO) run --quiet --bin lazaretto -- crds --output crds
+	$(CARGO) run --quiet --bin lazaretto -- crds --directory crds --directory charts/lazaretto/files/crds
 
 tools: ## Builds the tools of the tests, unless they are there
 	@e2e/tools.sh > /dev/null

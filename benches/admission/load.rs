@@ -161,5 +161,4 @@ impl Sender {
         assert_eq!(answer.status(), 200);
         answer.into_body().collect().await.unwrap().to_bytes()
     }
-
 }

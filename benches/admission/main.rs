@@ -105,7 +105,12 @@ fn arguments() -> Result<Arguments, String> {
                 read.statuses = number.ok_or("--statuses needs a number, 3 or more")?;
             }
             name if PARTS.iter().any(|part| part.figures().iter().any(|figure| figure == name)) => read.name = Some(word),
-            _ => return Err(format!("no figure has the name {word}; there are\n{}", PARTS.map(|part| part.figures().join("\n")).join("\n"))),
+            _ => {
+                return Err(format!(
+                    "no figure has the name {word}; there are\n{}",
+                    PARTS.map(|part| part.figures().join("\n")).join("\n")
+                ));
+            }
         }
     }
     Ok(read)
