@@ -70,7 +70,7 @@ pub async fn run(lab: &Lab, namespace: &str, name: &str, image: &str) -> Output 
 
 /// The one ImageStatus of a digest.
 pub async fn image_status(lab: &Lab, digest: &str) -> Option<ImageStatus> {
-    let all = Api::<ImageStatus>::all(lab.client().await).list(&Default::default()).await.unwrap();
+    let all = Api::<ImageStatus>::all(lab.client().await).list(&kube::api::ListParams::default()).await.unwrap();
     let mut found = all.into_iter().filter(|object| object.spec.subject.ends_with(digest));
     let first = found.next();
     assert!(found.next().is_none(), "two objects for {digest}");

@@ -138,6 +138,7 @@ async fn lane(
 
 impl Sender {
     async fn send(&mut self, authority: &str, body: Bytes) -> Bytes {
+        const PATH: &str = "/validate/enforce?timeout=10s";
         let request = |uri: String| {
             Request::post(uri)
                 .header(header::HOST, authority)
@@ -147,7 +148,6 @@ impl Sender {
                 .body(Full::new(body))
                 .unwrap()
         };
-        const PATH: &str = "/validate/enforce?timeout=10s";
         let answer = match self {
             Self::Http1(sender) => {
                 sender.ready().await.unwrap();

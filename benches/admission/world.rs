@@ -226,7 +226,7 @@ fn review(number: usize, images: [usize; 3]) -> Bytes {
             "status": {},
         })
     };
-    let variables = (0..).find(|variables| pod(*variables).to_string().len() >= POD_BYTES).unwrap_or_default();
+    let variables = (0..POD_BYTES).find(|variables| pod(*variables).to_string().len() >= POD_BYTES).unwrap_or_default();
     let review = json!({
         "kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1",
         "request": {
