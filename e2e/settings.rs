@@ -9,7 +9,8 @@ use kube::api::{Patch, PatchParams, PostParams};
 use lazaretto::api::{QuarantinePolicy, Waiver};
 use serde_json::{Value, json};
 
-use crate::bypass::{IN_QUARANTINE, Refusal, Scene, pod, read, registry};
+use crate::bypass::{IN_QUARANTINE, Refusal, Scene, container, pod, pod_with, read, registry};
+use crate::lab::image::{INDEX, Image, MANIFEST};
 use crate::lab::wait::{MOMENT, eventually, until};
 use crate::story;
 
@@ -68,6 +69,23 @@ async fn audit_admits_in_silence_and_leaves_a_trace() {
     .await;
 }
 
+/// What only observes blocks nobody, not even by what it cannot judge; nor does a policy block who has none.
+#[tokio::test]
+async fn a_pod_of_too_many_images_is_refused_only_where_it_would_be_judged() {
+    let (enforced, observed, free) = (Scene::new().await, Scene::bare().await, Scene::bare().await);
+    observed.policy(json!({ "mode": "Audit" })).await;
+    let containers: Vec<_> = (0..257).map(|at| container(&format!("c{at}"), "elsewhere.corp/app:1")).collect();
+    let crowd = pod_with("crowd", &json!({ "containers": containers }));
+    enforced.refused(&crowd).await.says(&["the pod names 257 images; at most 256 can be judged at once"]);
+    observed.create(&crowd).await.unwrap();
+    free.create(&crowd).await.unwrap();
+    eventually(MOMENT, "the audit log says that it was not judged", async || {
+        let unjudged = observed.audited("crowd").into_iter().find(|(key, _)| key.starts_with("observe") && key.ends_with("/unjudged"));
+        unjudged.filter(|(_, why)| why.starts_with("the pod names 257 images")).map(drop).ok_or("not yet")
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_denied_pattern_stops_what_is_released() {
     let scene = Scene::new().await;
@@ -102,6 +120,37 @@ async fn a_denied_digest_stops_every_index_that_holds_it() {
     }
     // The image for the other platform is another image; and quarantine is not what this policy asks about.
     scene.create(&pod("p", &registry.pinned(&repository, &children[0]))).await.unwrap();
+}
+
+/// An ImageStatus lists sixteen images of an index. A denied one may not hide behind sixteen others.
+#[tokio::test]
+async fn a_denied_digest_does_not_hide_at_the_end_of_a_long_index() {
+    let scene = Scene::bare().await;
+    let registry = registry().await;
+    let repository = scene.repository("app");
+    let (_, children) = registry.push_index(&repository, "1", &repository).await;
+    let size = Image::for_platform(&repository, "linux", "amd64").manifest.len();
+    let entry = |digest: &str, architecture: &str| json!({ "mediaType": MANIFEST, "digest": digest, "size": size, "platform": { "os": "linux", "architecture": architecture } });
+    let mut entries: Vec<_> = (0..16).map(|at| entry(&children[1], &format!("old{at}"))).collect();
+    entries.push(entry(&children[0], "amd64"));
+    let long = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": entries }).to_string();
+    let digest = registry.push_manifest(&repository, "long", INDEX, long.as_bytes()).await;
+    let image = registry.tagged(&repository, "long");
+
+    let deny = json!([{ "digest": children[0], "reason": "it mines coins" }]);
+    scene.policy(json!({ "deny": deny, "require": { "released": "Off" } })).await;
+    let place = format!("spec.containers[c].image {image} ({digest}): ");
+    let sentence = "the index has more than the 16 images that are held of one, and this policy denies some by digest: name the image for \
+                    the node's platform by its own digest";
+    // Before anything is written of it the whole index is at hand; afterwards what is held.
+    let answer = scene.ask(&scene.replicas[0], "/validate", &scene.review(&pod("p", &image))).await;
+    let message = answer["status"]["message"].as_str().unwrap_or_default();
+    assert!(message.starts_with(&place) && message.contains("denied: it mines coins"), "{answer}");
+    for _ in 0..3 {
+        scene.refused(&pod("p", &image)).await.says(&[&place, sentence]);
+    }
+    scene.create(&pod("p", &registry.pinned(&repository, &children[1]))).await.unwrap();
+    scene.refused(&pod("q", &registry.pinned(&repository, &children[0]))).await.says(&["denied: it mines coins"]);
 }
 
 #[tokio::test]

@@ -102,9 +102,6 @@ impl Gate {
         if named.is_empty() {
             return plain(uid, Basis::NothingNew);
         }
-        if named.len() > MOST_IMAGES {
-            return Response::refuse(uid, format!("the pod names {} images; at most {MOST_IMAGES} can be judged at once", named.len()));
-        }
         let rules = self.index.read().rules();
         let labels = match self.labels(namespace, &rules, scope, deadline).await {
             Ok(labels) => labels,
@@ -121,6 +118,9 @@ impl Gate {
             .collect();
         if spoken.is_empty() {
             return plain(uid, Basis::NoPolicy);
+        }
+        if spoken.len() > MOST_IMAGES {
+            return Response::refuse(uid, format!("the pod names {} images; at most {MOST_IMAGES} can be judged at once", spoken.len()));
         }
         let bearer = Bearer::of(&pod, namespace);
         let dry_run = request.dry_run.unwrap_or_default();

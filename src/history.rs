@@ -12,7 +12,7 @@
 use jiff::Timestamp;
 
 use crate::{
-    api::{self, Conditions, ImageStatus, ImageStatusStatus, MAX_HISTORY, MAX_OBJECT_BYTES, Provider, State, Transition},
+    api::{self, Conditions, ImageStatus, ImageStatusStatus, MAX_CHILDREN, MAX_HISTORY, MAX_OBJECT_BYTES, Provider, State, Transition},
     facts::{Facts, Manifest},
 };
 
@@ -52,7 +52,9 @@ pub fn merge(object: &ImageStatus, seen: &Observation) -> Merged {
     new.provider = facts.provider;
     if facts.manifest != Manifest::default() {
         new.config = facts.manifest.config.as_ref().map(ToString::to_string);
-        new.children = facts.manifest.children.iter().take(16).map(|child| format!("{}={}", child.platform, child.digest)).collect();
+        let children = &facts.manifest.children;
+        new.children = children.iter().take(MAX_CHILDREN).map(|child| format!("{}={}", child.platform, child.digest)).collect();
+        new.more_children = facts.manifest.cut || children.len() > MAX_CHILDREN;
     }
     if first || old.state != facts.state {
         if waiting(&old) >= MAX_HISTORY {
@@ -80,6 +82,10 @@ pub fn merge(object: &ImageStatus, seen: &Observation) -> Merged {
     new.observed_at = Some(facts.observed_at);
     describe(&mut new.conditions, &facts.by, facts.state, object.metadata.generation, facts.observed_at);
     fit(object, &mut new);
+    // What did not fit the last time does not fit now either.
+    if (ImageStatusStatus { observed_at: old.observed_at, ..new.clone() }) == old {
+        return Merged::Unchanged;
+    }
     Merged::Changed(Box::new(new))
 }
 
@@ -127,7 +133,9 @@ fn fit(object: &ImageStatus, status: &mut ImageStatusStatus) {
         let shorter = status.details.chars().count() / 2;
         status.details = clip(&status.details, shorter);
     }
-    while size(status) > budget && status.children.pop().is_some() {}
+    while size(status) > budget && status.children.pop().is_some() {
+        status.more_children = true;
+    }
 }
 
 /// At most `limit` characters of a text, without control characters.

@@ -102,6 +102,7 @@ impl Known {
                         Some(Child { digest: digest.parse().ok()?, platform: platform.to_owned() })
                     })
                     .collect(),
+                cut: status.more_children,
             },
         };
         let undecided = pending.is_some();

@@ -21,6 +21,7 @@ use crate::{
     api::QuarantineProvider,
     facts::{Busy, BusyCause, Facts, Outage, Outcome},
     flights::{Bounds, Flights, Found, NotYet},
+    history::Observation,
     image::{Digest, Reference, Subject},
     index::{self, Known},
     limiter::{Limiter, Priority},
@@ -413,7 +414,7 @@ impl Parts {
         let outcome = match outcome.found() {
             Ok(Seen::Pending(why)) => Outcome::Pending(why),
             Ok(Seen::State(observation)) => match self.writer.as_ref().filter(|_| key.record) {
-                None => Outcome::Found(observation.facts),
+                None => Outcome::Found(self.unwritten(&key.subject, observation)),
                 Some(writer) => match writer.record(&key.subject, &observation, &namespace).await {
                     // What is written may know more than what was seen: a person's decision, say.
                     Ok(object) => {
@@ -423,13 +424,22 @@ impl Parts {
                     }
                     Err(error) => {
                         tracing::warn!(subject = %key.subject, %error, "an image's status was not written");
-                        Outcome::Found(observation.facts)
+                        Outcome::Found(self.unwritten(&key.subject, observation))
                     }
                 },
             },
             Err(end) => end,
         };
         self.found(outcome, self.lives.facts)
+    }
+
+    /// What is known once an observation was made that is not written down, in a dry run or because it could not be. What is known to
+    /// be bad is not cleared by that: only the merge with what is written could tell that it may be.
+    fn unwritten(&self, subject: &Subject, seen: Observation) -> Facts {
+        match self.index.read().image(subject) {
+            Some(known) if known.facts.state.is_bad() && !seen.facts.state.is_bad() && !seen.explicit => known.facts.clone(),
+            _ => seen.facts,
+        }
     }
 
     async fn ask_state(

@@ -3,7 +3,7 @@
 //! | path | judges | how the API server's entry fails |
 //! |---|---|---|
 //! | `/validate/enforce` | policies in mode Enforce | closed |
-//! | `/validate/observe` | policies in modes Warn and Audit | open |
+//! | `/validate/observe` | policies in modes Warn and Audit: never refuses, whatever it cannot judge | open |
 //! | `/validate` | every policy, for calls by hand | – |
 //! | `/warn` | workload templates, by known facts | open |
 //!
@@ -98,11 +98,16 @@ type MaybePatience = Result<Query<Patience>, axum::extract::rejection::QueryReje
 
 async fn validate(State(door): State<Arc<Door>>, patience: MaybePatience, body: Body, scope: Scope) -> HttpResponse {
     let deadline = patience.map(|Query(patience)| patience).unwrap_or_default().deadline(Instant::now());
+    let response = judge(&door, body, scope, deadline).await;
+    answer(if scope == Scope::Observe { response.observed() } else { response })
+}
+
+async fn judge(door: &Door, body: Body, scope: Scope, deadline: Instant) -> Response {
     let (body, _place) = match collect(body, &door.large, deadline).await {
         Ok(collected) => collected,
-        Err(response) => return answer(*response),
+        Err(response) => return *response,
     };
-    let response = match review::read(&body) {
+    match review::read(&body) {
         Err(error) => {
             door.gate.metrics.unreadable_requests.inc();
             Response::refuse(review::uid_of(&body).unwrap_or_default(), error.to_string())
@@ -117,8 +122,7 @@ async fn validate(State(door): State<Arc<Door>>, patience: MaybePatience, body: 
                 )
             }
         },
-    };
-    answer(response)
+    }
 }
 
 async fn warn(State(door): State<Arc<Door>>, body: Body) -> HttpResponse {
@@ -147,7 +151,11 @@ async fn collect(body: Body, large: &Semaphore, deadline: Instant) -> Result<(Ve
                 if bytes.len() + chunk.len() > LARGE && place.is_none() {
                     match tokio::time::timeout_at(deadline, large.acquire()).await {
                         Ok(permit) => place = permit.ok(),
-                        Err(_) => return refuse(&bytes, "too many large reviews are being worked on: try again shortly".to_owned()),
+                        Err(_) => {
+                            bytes.extend_from_slice(&chunk);
+                            let why = "too many large reviews are being worked on: try again shortly";
+                            return Err(Box::new(Response::later(review::uid_of(&bytes).unwrap_or_default(), why.to_owned(), 2)));
+                        }
                     }
                 }
                 bytes.extend_from_slice(&chunk);
@@ -185,5 +193,18 @@ mod tests {
         assert_eq!(leaves(Some("2s")), 1_000, "half of a short one");
         assert_eq!(leaves(Some("rubbish")), 8_500);
         assert_eq!(leaves(None), 8_500);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_in_vain_for_a_place_among_the_large_is_told_to_come_back() {
+        let body = format!(r#"{{"request":{{"uid":"u-1","object":"{}"}}}}"#, "x".repeat(LARGE));
+        let deadline = Instant::now() + Duration::from_secs(1);
+        let (none, one) = (Semaphore::new(0), Semaphore::new(1));
+        let response = collect(Body::from(body.clone()), &none, deadline).await.unwrap_err();
+        let status = response.status.unwrap();
+        assert_eq!((response.uid.as_str(), response.allowed, status.code), ("u-1", false, 504));
+        assert_eq!(status.message, "too many large reviews are being worked on: try again shortly");
+        let (whole, _place) = collect(Body::from(body.clone()), &one, deadline).await.unwrap();
+        assert_eq!(whole, body.into_bytes());
     }
 }

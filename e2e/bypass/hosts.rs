@@ -67,7 +67,10 @@ async fn a_spelling_that_readers_differ_on_is_refused_whatever_the_policy_speaks
         (format!("{host}.:443/{path}:1"), format!("the host `{host}.:443` ends in a dot: leave the dot out")),
         (format!("{host}./{path}@{digest}"), format!("the host `{host}.` ends in a dot: leave the dot out")),
         (format!("{host}:0443/{path}:1"), format!("the port of `{host}:0443` is not a number from 1 to 65535 without leading zeros")),
-        (format!("registry:443/{path}:1"), "`registry:443` is a host only as it is spelt here: write its full domain name".into()),
+        (
+            format!("registry:443/{path}:1"),
+            "`registry:443` is a host only as it is spelt here, and a path at docker.io otherwise: write its full domain name".into(),
+        ),
         (format!("localhost:443/{path}:1"), "`localhost:443` is not the registry that nodes reach at `localhost`".into()),
         (format!("LocalHost:{port}/{path}:1"), format!("`LocalHost:{port}` is not the registry that nodes reach at `localhost`")),
         (format!("127.1:{port}/{path}:1"), format!("the host `127.1:{port}` may be read as an IPv4 address")),

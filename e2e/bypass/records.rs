@@ -135,6 +135,34 @@ async fn a_record_that_is_made_beforehand_releases_nothing() {
     scene.create(&pod("p", &image)).await.unwrap();
 }
 
+/// Who may change a Registry, and may not release, releases nothing by saying that nobody keeps its flag any more.
+#[tokio::test]
+async fn a_flag_that_nobody_keeps_any_more_still_holds() {
+    let scene = Scene::bare().await;
+    scene.policy(json!({ "require": { "unmanaged": "Allow" } })).await;
+    let host = format!("{}.corp", scene.namespace);
+    scene.register(&host, |_| {}).await;
+    let (_, digest) = scene.push("app", "1").await;
+    let (_, fresh) = scene.push("app", "2").await;
+    let image = |digest: &str| format!("{host}/{}@{digest}", scene.repository("app"));
+    let held = format!("spec.containers[c].image {}: {IN_QUARANTINE}", image(&digest));
+    scene.refused(&pod("p", &image(&digest))).await.says(&[&held]);
+
+    let registries: Api<lazaretto::api::Registry> = Api::all(scene.client.clone());
+    let off = Patch::Merge(json!({ "spec": { "quarantine": { "provider": "None" } } }));
+    registries.patch(&host.replace('.', "-"), &PatchParams::default(), &off).await.unwrap();
+    // What was never held is admitted: so the change is known.
+    scene.known(&image(&fresh), true).await;
+    scene.create(&pod("fresh", &image(&fresh))).await.unwrap();
+    for replica in scene.replicas {
+        let answer = scene.ask(replica, "/validate", &scene.review(&pod("p", &image(&digest)))).await;
+        assert!(answer["status"]["message"].as_str().unwrap_or_default().starts_with(&held), "a dry run: {answer}");
+    }
+    scene.refused(&pod("p", &image(&digest))).await.says(&[&held]);
+    scene.release(&image(&digest), &digest).await;
+    scene.create(&pod("p", &image(&digest))).await.unwrap();
+}
+
 /// The name of an object is a handle. Who holds the one that an image would get holds nothing.
 #[tokio::test]
 async fn a_squatted_name_changes_nothing() {

@@ -110,12 +110,17 @@ async fn what_cannot_be_read_is_refused_in_the_form_that_the_api_server_reads() 
         (whole[..whole.len() - 1].into(), UID, "cannot read the AdmissionReview: it ends too early"),
         (whole.replace("\"mallory\"", "mallory"), UID, "cannot read the AdmissionReview: it is not JSON"),
     ];
-    for path in ["/validate/enforce", "/validate/observe", "/validate"] {
-        for (body, uid, sentence) in &cases {
+    for (body, uid, sentence) in &cases {
+        for path in ["/validate/enforce", "/validate"] {
             let response = post(replica, path, body.clone().into()).await;
             assert_refused(&response, uid, sentence);
             assert!(!response.to_string().contains("s3cret"), "no excerpt: {response}");
         }
+        // For policies that only observe, who block nobody: the audit log has the reason.
+        let response = post(replica, "/validate/observe", body.clone().into()).await;
+        assert_eq!((&response["uid"], &response["allowed"]), (&json!(uid), &json!(true)), "{response}");
+        let why = response["auditAnnotations"]["unjudged"].as_str().unwrap_or_default();
+        assert!(why.contains(sentence), "{response}");
     }
     let torn = [whole.as_bytes(), &[0xff, 0xfe]].concat();
     assert_refused(&post(replica, "/validate/enforce", torn.into()).await, UID, "cannot read the AdmissionReview: it is not JSON");

@@ -1,5 +1,7 @@
 use super::*;
 use crate::api::{Decision, DecisionState, ImageStatusSpec};
+use crate::facts::Child;
+use crate::image::Digest;
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_700_000_000 + second).unwrap()
@@ -149,4 +151,30 @@ fn the_condition_can_be_waited_for() {
     assert_eq!(released(&image), "False");
     apply(&mut image, &seen(State::Released, 2, true));
     assert_eq!(released(&image), "True");
+}
+
+#[test]
+fn of_an_index_that_is_too_large_it_is_written_that_more_was_there() {
+    let mut image = object();
+    let child = |at: usize| Child { digest: Digest::of(&at.to_le_bytes()), platform: "linux/amd64".into() };
+    let mut index = seen(State::Released, 1, true);
+    index.facts.manifest.children = (0..MAX_CHILDREN).map(child).collect();
+    assert!(apply(&mut image, &index));
+    assert!(!image.status.as_ref().unwrap().more_children, "all of them are listed");
+    index.facts.manifest.children.push(child(MAX_CHILDREN));
+    assert!(apply(&mut image, &index));
+    let status = image.status.as_ref().unwrap();
+    assert!(status.more_children && status.children.len() == MAX_CHILDREN, "{status:?}");
+    let read = crate::index::Known::read(&image, at(2)).unwrap().1.facts.manifest;
+    assert!(read.cut && read.children.len() == MAX_CHILDREN);
+
+    // What does not fit into the object's bytes is the same; and the next look, which sees all of it, writes nothing new.
+    let mut image = object();
+    image.metadata.annotations = Some([("filler".to_owned(), "x".repeat(1_500))].into());
+    index.facts.manifest.children.truncate(MAX_CHILDREN);
+    assert!(apply(&mut image, &index));
+    let status = image.status.as_ref().unwrap();
+    assert!(status.more_children && status.children.len() < MAX_CHILDREN, "{status:?}");
+    index.facts.observed_at = at(9);
+    assert!(!apply(&mut image, &index), "{:?}", image.status);
 }

@@ -87,7 +87,7 @@ async fn observe(question: &Question<'_>) -> Result<Observation, Failure> {
         Ok(manifest) => manifest,
         Err(Failure::Blocked(block)) if is_quarantine(&block) => return Ok(blocked(question, &block)),
         // Credentials that may read attributes and nothing else.
-        Err(Failure::Forbidden(_) | Failure::Unauthorized(_)) => Manifest { config: None, children: attributes.children.clone() },
+        Err(Failure::Forbidden(_) | Failure::Unauthorized(_)) => Manifest { children: attributes.children.clone(), ..Manifest::default() },
         Err(failure) => return Err(failure),
     };
     Ok(match strictest_child(question, &manifest.children).await? {

@@ -174,3 +174,28 @@ async fn what_is_not_there_is_absent() {
     let hidden = World::new(Some((&registry, QuarantineProvider::AzureContainerRegistry)));
     assert_eq!(hidden.see(&format!("{}/team/none:1", registry.host())).await.outcome, Outcome::Hidden);
 }
+
+/// A dry run writes nothing, and a write may fail: what is known to be bad stays so when nobody keeps the flag any more.
+#[tokio::test]
+async fn an_observation_that_is_not_written_clears_nothing() {
+    let registry = FakeRegistry::start().await;
+    let digest = registry.push_image("team/app", "1", "one");
+    let world = World::new(Some((&registry, QuarantineProvider::None)));
+    let image = format!("{}/team/app@{digest}", registry.host());
+    let written = |state: &str| {
+        let transition = serde_json::json!({ "number": 1, "at": "2026-01-01T00:00:00Z", "state": state, "by": "lazaretto", "reason": "" });
+        let object: api::ImageStatus = serde_json::from_value(serde_json::json!({
+            "apiVersion": "lazaretto.dev/v1alpha1", "kind": "ImageStatus", "metadata": { "name": "one" }, "spec": { "subject": image },
+            "status": { "state": state, "provider": "Managed", "history": [transition] },
+        }))
+        .unwrap();
+        world.index.write().apply_image(&object, jiff::Timestamp::now())
+    };
+    for (state_before, expected) in [("Quarantined", State::Quarantined), ("Failed", State::Failed), ("Released", State::Unmanaged)] {
+        assert!(written(state_before));
+        // By the pod's own credentials each time others, so that none finds what another has just found.
+        let pod = Credentials::basic("pod", state_before);
+        let access = Access { identity: pod.identity(Holder::Pod), credentials: pod, own: false };
+        assert_eq!(state(&world.see_as(&image, access, Duration::from_secs(30)).await.outcome), Some(expected), "{state_before}");
+    }
+}
