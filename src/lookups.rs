@@ -196,7 +196,8 @@ impl Lookups {
                     Some(_) => return None,
                     None => {
                         self.launch_resolve(key, registry, access, asker.namespace);
-                        return None;
+                        // A warning may speak of what the tag stood for at the last look.
+                        self.last_of_tag(image, registry, asker).0?
                     }
                 }
             }

@@ -23,7 +23,7 @@
 //!
 //! # Which addresses are reached
 //!
-//! Checked where the connection is made ([`address`], [`resolver`]), at each redirect again: public addresses only, but for the hosts of a Registry object and those
+//! Checked where the connection is made (modules `address` and `resolver`), at each redirect again: public addresses only, but for the hosts of a Registry object and those
 //! near them; link-local, multicast and clouds' metadata services never. Through a proxy (`HTTPS_PROXY`, `NO_PROXY`) the proxy resolves names, out of our
 //! sight: then only addresses in URLs and names of the inside (`*.svc`, `*.local`, `*.internal`, single labels) are refused, and the proxy must do the rest.
 

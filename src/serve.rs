@@ -3,6 +3,7 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use futures::{FutureExt as _, future::BoxFuture};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Client, client::ClientBuilder, config::Config, core::PartialObjectMeta, runtime::watcher};
 use tokio::sync::watch;
@@ -63,7 +64,7 @@ pub async fn run(arguments: ServeArguments) -> anyhow::Result<()> {
 
     let (rules_sender, rules_changed) = watch::channel(0);
     let (images_sender, images_changed) = watch::channel(0);
-    spawn_watches(&mut tasks, &client, &index, &readiness, rules_sender, images_sender, &lookups);
+    spawn_watches(&mut tasks, shutdown.stopping(), &client, &index, &readiness, rules_sender, images_sender, &lookups);
 
     let certificate = Arc::new(CurrentCertificate::default());
     let names = authority::Names::new(&arguments.service_name, &arguments.namespace, &arguments.tls_names)?;
@@ -169,6 +170,7 @@ fn client_options(arguments: &ServeArguments) -> anyhow::Result<ClientOptions> {
 #[allow(clippy::too_many_arguments, reason = "the wiring of five watches, read once")]
 fn spawn_watches(
     tasks: &mut Tasks,
+    stopping: &CancellationToken,
     client: &Client,
     index: &SharedIndex,
     readiness: &Readiness,
@@ -176,21 +178,26 @@ fn spawn_watches(
     images_changed: watch::Sender<u64>,
     lookups: &Arc<Lookups>,
 ) {
+    // A watch knows no end of its own.
+    let mut spawn = |name: &'static str, watch: BoxFuture<'static, ()>| {
+        let stopping = stopping.clone();
+        tasks.spawn(name, async move { stopping.run_until_cancelled_owned(watch).await.unwrap_or_default() });
+    };
     let rules = Rules { index: index.clone(), changed: rules_changed };
     let config = watcher::Config::default;
-    tasks.spawn(
-        "watch-policies",
-        watches::run::<QuarantinePolicy>(client.clone(), config(), rules.clone(), readiness.condition("policies")),
-    );
-    tasks.spawn("watch-registries", watches::run::<Registry>(client.clone(), config(), rules.clone(), readiness.condition("registries")));
-    tasks.spawn("watch-waivers", watches::run::<Waiver>(client.clone(), config(), rules, readiness.condition("waivers")));
+    let policies = watches::run::<QuarantinePolicy>(client.clone(), config(), rules.clone(), readiness.condition("policies"));
+    spawn("watch-policies", policies.boxed());
+    let registries = watches::run::<Registry>(client.clone(), config(), rules.clone(), readiness.condition("registries"));
+    spawn("watch-registries", registries.boxed());
+    let waivers = watches::run::<Waiver>(client.clone(), config(), rules, readiness.condition("waivers"));
+    spawn("watch-waivers", waivers.boxed());
     let namespaces = watches::run::<PartialObjectMeta<Namespace>>(
         client.clone(),
         config(),
         Namespaces(index.clone()),
         readiness.condition("namespaces"),
     );
-    tasks.spawn("watch-namespaces", namespaces);
+    spawn("watch-namespaces", namespaces.boxed());
     let (woken, lookups) = (index.clone(), lookups.clone());
     let wake = move |name: &str| {
         images_changed.send_modify(|count| *count += 1);
@@ -206,8 +213,8 @@ fn spawn_watches(
         }
     };
     let images = Images { index: index.clone(), wake };
-    tasks
-        .spawn("watch-images", watches::run::<ImageStatus>(client.clone(), config().page_size(500), images, readiness.condition("images")));
+    let images = watches::run::<ImageStatus>(client.clone(), config().page_size(500), images, readiness.condition("images"));
+    spawn("watch-images", images.boxed());
 }
 
 /// Gauges that are read and not counted.

@@ -135,7 +135,7 @@ async fn warn(State(door): State<Arc<Door>>, body: Body) -> HttpResponse {
 }
 
 /// Reads a body of at most [`MOST_BYTES`] before the deadline, or makes the refusal, with the uid where that much came.
-async fn collect<'a>(body: Body, large: &'a Semaphore, deadline: Instant) -> Result<(Vec<u8>, Option<SemaphorePermit<'a>>), Box<Response>> {
+async fn collect(body: Body, large: &Semaphore, deadline: Instant) -> Result<(Vec<u8>, Option<SemaphorePermit<'_>>), Box<Response>> {
     let mut place = None;
     let mut stream = body.into_data_stream();
     let mut bytes = Vec::new();

@@ -131,6 +131,9 @@ pub(super) async fn run(arguments: CheckArguments) -> anyhow::Result<Exit> {
     if stdin.count() > 1 {
         bail!("only one of the inputs can be standard input");
     }
+    if arguments.of_cluster.context.is_some() && !arguments.cluster {
+        bail!("--context names a cluster: give --cluster as well");
+    }
     let (client, own_namespace) = if arguments.cluster {
         let (client, namespace) = arguments.of_cluster.connect().await?;
         (Some(client), namespace)

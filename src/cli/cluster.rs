@@ -22,7 +22,7 @@ const PAGE: u32 = 500;
 #[derive(Clone, Debug, Default, Args)]
 pub(super) struct ClusterArguments {
     /// The context of the kubeconfig, if not the current one
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", global = true)]
     pub context: Option<String>,
 }
 
@@ -96,7 +96,10 @@ fn reason(error: &kube::Error) -> (String, u16) {
         error => {
             let chain: Vec<String> =
                 std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source()).map(ToString::to_string).collect();
-            (clip(chain.last().map_or("it failed", String::as_str), 1_000), 0)
+            let root = chain.last().map_or("it failed", String::as_str);
+            let unreachable = matches!(error, kube::Error::Service(_) | kube::Error::HyperError(_));
+            let why = if unreachable { format!("the API server of the kubeconfig cannot be reached: {root}") } else { root.to_owned() };
+            (clip(&why, 1_000), 0)
         }
     }
 }

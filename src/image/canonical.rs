@@ -38,8 +38,8 @@ pub enum HostError {
     #[error("`{0}` is another name of Docker Hub: write docker.io, with library/ before the official images")]
     DockerHub(String),
     /// Only its spelling makes it a host.
-    #[error("`{0}` is a host only as it is spelt here: write its full domain name, since {1}/... means docker.io/{1}/...")]
-    Dotless(String, String),
+    #[error("`{0}` is a host only as it is spelt here, and a path at docker.io otherwise: write its full domain name")]
+    Dotless(String),
     /// The loopback host otherwise than plainly: nodes speak to it by other rules.
     #[error("`{0}` is not the registry that nodes reach at `{1}`: write `{1}`, or another port")]
     Loopback(String, String),
@@ -84,7 +84,7 @@ pub(crate) fn canonical_host(domain: &str) -> Result<String, HostError> {
     match port.filter(|_| !default) {
         Some(port) => Ok(format!("{host}:{port}")),
         None if host.contains(['.', ':']) || host == LOCALHOST => Ok(host),
-        None => Err(HostError::Dotless(written(), clip(&host))),
+        None => Err(HostError::Dotless(written())),
     }
 }
 

@@ -139,29 +139,30 @@ impl Keeper {
     }
 }
 
-/// Keeps two who want different entries from writing against each other without end: the same entries are written again after one
-/// second, then two, up to half a minute, until they have stood for a minute. Other entries are written at once.
+/// Keeps two who want different entries from writing against each other without end: the same entries are put back at once a few times
+/// in a row, and then once in ten seconds. Other entries are written at once.
 #[derive(Debug, Default)]
 struct Brake {
-    last: Option<(Vec<ValidatingWebhook>, Instant)>,
-    pause: Duration,
+    last: Vec<ValidatingWebhook>,
+    /// The instant up to which writes were spent, each at the price of [`Brake::PRICE`].
+    spent: Option<Instant>,
 }
 
 impl Brake {
-    const FIRST: Duration = Duration::from_secs(1);
-    const LONGEST: Duration = Duration::from_secs(30);
-    const FORGET: Duration = Duration::from_secs(60);
+    const PRICE: Duration = Duration::from_secs(10);
+    const CREDIT: Duration = Duration::from_secs(90);
 
     /// For how long these entries must wait; none when they may be written now.
     fn holds(&self, wanted: &[ValidatingWebhook]) -> Option<Duration> {
-        let (_, at) = self.last.as_ref().filter(|(last, _)| last == wanted)?;
-        Some(self.pause.saturating_sub(at.elapsed())).filter(|rest| !rest.is_zero())
+        let ahead = self.spent.filter(|_| self.last == wanted)?.saturating_duration_since(Instant::now());
+        ahead.checked_sub(Self::CREDIT).filter(|rest| !rest.is_zero())
     }
 
     fn wrote(&mut self, wanted: &[ValidatingWebhook]) {
-        let again = self.last.as_ref().is_some_and(|(last, at)| last == wanted && at.elapsed() < Self::FORGET);
-        self.pause = if again { (2 * self.pause).min(Self::LONGEST) } else { Self::FIRST };
-        self.last = Some((wanted.to_vec(), Instant::now()));
+        let now = Instant::now();
+        let spent = self.spent.filter(|_| self.last == wanted).map_or(now, |spent| spent.max(now));
+        self.spent = Some(spent + Self::PRICE);
+        self.last = wanted.to_vec();
     }
 }
 
@@ -177,22 +178,20 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn the_same_entries_are_written_again_ever_more_slowly() {
+    async fn the_same_entries_are_put_back_at_once_only_a_few_times() {
         let [ours, others] = ["a", "b"].map(|name| vec![ValidatingWebhook { name: name.to_owned(), ..ValidatingWebhook::default() }]);
         let mut brake = Brake::default();
         let mut waited = Vec::new();
-        for _ in 0..8 {
-            if let Some(rest) = brake.holds(&ours) {
-                assert_eq!(brake.holds(&others), None, "other entries need not wait");
-                waited.push(rest.as_secs());
-                tokio::time::advance(rest).await;
-            }
+        for _ in 0..13 {
+            let rest = brake.holds(&ours).unwrap_or_default();
+            assert_eq!(brake.holds(&others), None, "other entries need not wait");
+            waited.push(rest.as_secs());
+            tokio::time::advance(rest).await;
             assert_eq!(brake.holds(&ours), None);
             brake.wrote(&ours);
         }
-        assert_eq!(waited, [1, 2, 4, 8, 16, 30, 30]);
-        tokio::time::advance(Brake::FORGET).await;
-        brake.wrote(&ours);
-        assert_eq!(brake.holds(&ours), Some(Brake::FIRST), "they stood for a minute");
+        assert_eq!(waited, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10, 10, 10]);
+        brake.wrote(&others);
+        assert_eq!(brake.holds(&ours), None, "the policies changed meanwhile");
     }
 }

@@ -12,7 +12,10 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::support::registry::{Access, FakeRegistry, OCI_MANIFEST, TokenServer, image};
+use crate::support::{
+    acr::{READER, StandIn},
+    registry::{Access, FakeRegistry, OCI_MANIFEST, TokenServer, image},
+};
 
 /// An API server that lists what it is given. It stops when it is dropped.
 struct FakeCluster {
@@ -188,6 +191,8 @@ async fn a_policy_is_tried_over_those_of_the_cluster() {
     let elsewhere = desk.run(&[&over[..], &["--namespace=still-to-be-made"]].concat()).await;
     assert_eq!(elsewhere.code, 3, "{}", elsewhere.out);
     cluster.objects.lock().clear();
+    let nowhere = desk.run(&["check", "--context=lab", "--image=nginx", "--policy=new.yaml"]).await;
+    assert_eq!((nowhere.code, nowhere.err.as_str()), (2, "lazaretto: --context names a cluster: give --cluster as well\n"));
     assert_eq!(desk.run(&["check", "--cluster", "--image=nginx"]).await.code, 0, "a cluster without policies admits");
 }
 
@@ -231,4 +236,63 @@ async fn a_cluster_that_does_not_answer_is_a_failure_and_no_verdict() {
     let ended = desk.run(&["check", "--cluster", "--image=nginx"]).await;
     assert_eq!(ended.code, 2);
     assert!(ended.err.starts_with("lazaretto: cannot list "), "{}", ended.err);
+    assert!(ended.err.contains(": the API server of the kubeconfig cannot be reached: Connection refused"), "{}", ended.err);
+    let listed = desk.run(&["quarantine", "list", "--context=lab"]).await;
+    assert_eq!(listed.code, 2);
+    assert!(listed.err.starts_with("lazaretto: cannot list imagestatuses: the API server"), "{}", listed.err);
+    let other = desk.run(&["quarantine", "list", "--context=sea"]).await;
+    assert!(other.err.starts_with("lazaretto: no cluster to ask: ") && other.err.contains("sea"), "{}", other.err);
+}
+
+#[tokio::test]
+async fn the_same_where_the_registry_keeps_the_flag() {
+    let mut desk = Desk::new();
+    let acr = StandIn::start();
+    let held = acr.push("app", "held", image("held"));
+    let released = acr.push("app", "released", image("released"));
+    acr.pass(&released);
+    let spec = json!({
+        "hosts": [acr.host()],
+        "plainHTTP": true,
+        "credentials": {"secretName": "acr"},
+        "quarantine": {"provider": "AzureContainerRegistry"}
+    });
+    let mut azure = registry("azure", &spec);
+    azure["status"] = json!({"lastCompletePass": jiff::Timestamp::now().to_string()});
+    let written = |digest: &str, state: &str| {
+        let mut object = fact(&acr.pinned("app", digest), state);
+        object["status"]["provider"] = json!("AzureContainerRegistry");
+        object
+    };
+    let rules = [azure, policy("baseline", &json!({}))];
+    let facts = [written(&held, "Quarantined"), written(&released, "Released")];
+    desk.put("policy.yaml", &rules);
+    desk.put("facts.yaml", &facts);
+    let login = json!({"auths": {acr.host(): {"username": READER.0, "password": READER.1}}});
+    fs::write(desk.path().join("config.json"), login.to_string()).unwrap();
+    let cluster = FakeCluster::start(&mut desk, &[&rules[..], &facts[..]].concat()).await;
+
+    let asking: &[&str] = &["--registries", "--docker-config=config.json"];
+    for (digest, code, state) in [(&released, 0, "Released"), (&held, 1, "Quarantined")] {
+        let pinned = acr.pinned("app", digest);
+        let ways: [&[&str]; 4] =
+            [&["--policy=policy.yaml", "--facts=facts.yaml"], &["--policy=policy.yaml"], &["--cluster"], &["--cluster"]];
+        for (at, way) in ways.into_iter().enumerate() {
+            let asking = if at % 2 == 1 { asking } else { &[] };
+            let ended = desk.run(&[&["check", "-ojson", "--image", &pinned], way, asking].concat()).await;
+            assert_eq!(ended.code, code, "{way:?}: {}{}", ended.out, ended.err);
+            assert_eq!(ended.json()["objects"][0]["images"][0]["state"], state, "{way:?}");
+        }
+    }
+
+    // A cluster that has not looked for too long does not vouch for what was good, but for what was bad.
+    cluster.objects.lock()[0].as_object_mut().unwrap().remove("status");
+    let stale = desk.run(&["check", "--cluster", "--image", &acr.pinned("app", &released)]).await;
+    assert_eq!(stale.code, 3);
+    let words = "the cluster last saw it Released at 2026-01-01T00:00:00Z, too long ago to go by: give --registries";
+    assert!(stale.out.contains(words), "{}", stale.out);
+    let asked = desk.run(&[&["check", "--cluster", "--image", &acr.pinned("app", &released)], asking].concat()).await;
+    assert_eq!(asked.code, 0, "{}", asked.out);
+    assert_eq!(desk.run(&["check", "--cluster", "--image", &acr.pinned("app", &held)]).await.code, 1);
+    assert!(acr.asked().iter().all(|asked| matches!(asked.method.as_str(), "GET" | "HEAD" | "POST")), "{:?}", acr.asked());
 }

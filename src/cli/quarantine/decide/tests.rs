@@ -50,8 +50,8 @@ fn a_decision_is_written_once() {
     waits.metadata.generation = Some(3);
     waits.spec.quarantine = Some(Decision { by: "bob".into(), ..written.clone() });
     assert_eq!(step(&waits, &release), Step::Decided("bob".into()));
-    let hold = Decision { expects: Some(State::Quarantined), ..decision(DecisionState::Quarantined, "alice", State::Quarantined) };
-    assert_eq!(step(&waits, &order(DecisionState::Quarantined)), Step::Write(hold), "a release that is under way is taken back");
+    let taken_back = Decision { expects: Some(State::Quarantined), ..decision(DecisionState::Quarantined, "alice", State::Quarantined) };
+    assert_eq!(step(&waits, &order(DecisionState::Quarantined)), Step::Write(taken_back), "a release that is under way is taken back");
 
     let mut vain = held;
     vain.spec.quarantine = Some(written);
@@ -63,16 +63,16 @@ async fn play<T>(script: Vec<(Method, &str, u16, Value)>, work: impl AsyncFnOnce
     let (service, handle): (_, Handle<Request<Body>, Response<Body>>) = tower_test::mock::pair();
     let server = async move {
         let mut handle = std::pin::pin!(handle);
-        let mut sent = Vec::new();
+        let mut bodies = Vec::new();
         for (method, path, status, body) in script {
             let (request, send) = handle.next_request().await.expect("one more call");
             assert_eq!((request.method(), request.uri().path()), (&method, path));
-            sent.push(serde_json::from_slice(&request.into_body().collect_bytes().await.unwrap()).unwrap_or_default());
+            bodies.push(serde_json::from_slice(&request.into_body().collect_bytes().await.unwrap()).unwrap_or_default());
             let body = serde_json::to_vec(&body).unwrap();
             send.send_response(Response::builder().status(StatusCode::from_u16(status).unwrap()).body(Body::from(body)).unwrap());
         }
         assert!(handle.next_request().await.is_none(), "no call but those of the script");
-        sent
+        bodies
     };
     tokio::join!(work(Client::new(service, "default")), server)
 }
