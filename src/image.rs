@@ -61,6 +61,9 @@ pub enum ReferenceError {
     /// Its digest is none that everybody computes.
     #[error(transparent)]
     Digest(#[from] DigestError),
+    /// It is an algorithm and what may be the beginning of an image id.
+    #[error("`{0}:` and digits name whatever image a node holds by that id: write registry/repository@sha256:DIGITS")]
+    LocalId(&'static str),
     /// Registry and repository together exceed [`NAME_LIMIT`].
     #[error("the name is longer than {NAME_LIMIT} characters, registry included: shorten the repository path")]
     TooLong,
@@ -86,8 +89,13 @@ impl Reference {
     /// - Ports with leading zeros, 0, and above 65535.
     /// - A host with an underscore, which the grammar reads as no host at all.
     /// - Digests other than sha256 and sha512.
+    /// - `sha256:0123…` alone, to the grammar a tag of docker.io/library/sha256. Before it pulls, a node looks for an image that it
+    ///   holds by that id (containerd's `LocalResolve`; the beginning of an id will do) and starts it, whatever registry it came from.
     pub fn parse(text: &str) -> Result<Self, ReferenceError> {
         let Reading { domain, path, tag, digest } = read(text)?;
+        if let Some(algorithm) = id_algorithm(text) {
+            return Err(ReferenceError::LocalId(algorithm));
+        }
         let version = match (digest, tag) {
             (Some(digest), _) => Version::Digest(digest.parse()?),
             (None, tag) => Version::Tag(tag.as_deref().unwrap_or(read::DEFAULT_TAG).into()),
@@ -164,6 +172,13 @@ impl From<&Subject> for Reference {
         let (registry, repository, digest) = subject.parts();
         Self { registry: Arc::clone(registry), repository: Arc::clone(repository), version: Version::Digest(digest.clone()) }
     }
+}
+
+/// The algorithm, where a node may take a text for the id of an image that it holds: `sha256:` and no slash after it.
+fn id_algorithm(text: &str) -> Option<&'static str> {
+    let (name, _) = text.split_once(':').filter(|_| !text.contains('/'))?;
+    // Those of go-digest, which the node's store of images looks ids up by.
+    ["sha256", "sha384", "sha512"].into_iter().find(|algorithm| *algorithm == name)
 }
 
 /// A piece of an author's text for a sentence: at most 40 characters, with what a terminal or a log might act on escaped.

@@ -338,6 +338,29 @@ fn digests_that_nobody_here_computes_are_refused() {
     assert_eq!(canonical(&long), long);
 }
 
+#[test]
+fn the_id_of_an_image_that_a_node_holds_is_no_name() {
+    for (text, algorithm) in [
+        (digest(), "sha256"),
+        ("sha256:4bcf".to_owned(), "sha256"),
+        ("sha256:latest".to_owned(), "sha256"),
+        (format!("sha256:4bcf@{}", digest()), "sha256"),
+        (format!("sha384:{}", &HEX[..12]), "sha384"),
+        (format!("sha512:{HEX}{HEX}"), "sha512"),
+    ] {
+        assert_eq!(Reference::parse(&text), Err(ReferenceError::LocalId(algorithm)), "{text}");
+    }
+    assert_eq!(
+        refusal(&digest()),
+        "`sha256:` and digits name whatever image a node holds by that id: write registry/repository@sha256:DIGITS"
+    );
+    // The node's store finds none of these by id.
+    assert_eq!(canonical("sha256"), "docker.io/library/sha256:latest");
+    assert_eq!(canonical("docker.io/library/sha256:4bcf"), "docker.io/library/sha256:4bcf");
+    assert_eq!(canonical(&format!("sha256@{}", digest())), format!("docker.io/library/sha256@{}", digest()));
+    assert_eq!(canonical("sha256:5000/app"), "sha256:5000/app:latest");
+}
+
 // === digests and subjects ===
 
 #[test]
