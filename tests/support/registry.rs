@@ -23,7 +23,7 @@ use futures::{StreamExt as _, stream};
 use lazaretto::{api::RegistrySpec, image::Digest, registry::Endpoint};
 use parking_lot::Mutex;
 use serde_json::json;
-use tokio::task::JoinHandle;
+use tokio::{net::TcpListener, task::JoinHandle};
 
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -225,8 +225,7 @@ impl Builder {
 
     pub async fn start(self) -> FakeRegistry {
         let _first = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(Mutex::new(State { access: self.access, ..State::default() }));
         let scheme = if self.tls { "https" } else { "http" };
@@ -235,10 +234,11 @@ impl Builder {
         let router = Router::new().fallback(move |request: Request| answer(Arc::clone(&shared), before.clone(), own.clone(), request));
         let (server, authority) = if self.tls {
             let (authority, config) = certificates();
-            let server = axum_server::from_tcp_rustls(listener, axum_server::tls_rustls::RustlsConfig::from_config(config)).unwrap();
+            let server =
+                axum_server::from_tcp_rustls(listener.into_std().unwrap(), axum_server::tls_rustls::RustlsConfig::from_config(config))
+                    .unwrap();
             (tokio::spawn(async move { server.serve(router.into_make_service()).await.unwrap() }), Some(authority))
         } else {
-            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             (tokio::spawn(async move { axum::serve(listener, router).await.unwrap() }), None)
         };
         FakeRegistry { address, scheme, authority, state, server }
@@ -407,7 +407,7 @@ async fn answer(state: Arc<Mutex<State>>, before: Option<Before>, own: String, r
             streamed(truth(), Body::from_stream(stream::iter(broken)))
         }
         Some(Fault::EndlessBody) => {
-            let endless = stream::repeat_with(|| Ok::<_, Infallible>(Bytes::from_static(&[b' '; 64 << 10])));
+            let endless = stream::repeat_with(|| Ok::<_, Infallible>(Bytes::from_static(&[b' '; 16 << 10])));
             streamed(truth(), Body::from_stream(endless))
         }
         Some(Fault::HugeLength) => {
