@@ -27,8 +27,8 @@ e2e: tools ## End-to-end tests with kube-apiserver, etcd, controller-manager, re
 	@echo "== end-to-end tests"
 	$(CARGO) test --test e2e
 
-bench: tools ## Latency of a warm admission beside an echo server
-	$(CARGO) test --release --test e2e -- --ignored --nocapture --test-threads=1 bench
+bench: ## A warm admission beside an echo server on the same stack (NAME=figure runs its part alone)
+	$(CARGO) bench --locked --bench admission -- $(NAME)
 
 lint: tools ## Format, clippy, helm lint, and cargo deny if it is installed
 	$(CARGO) fmt --all --check
@@ -37,7 +37,7 @@ lint: tools ## Format, clippy, helm lint, and cargo deny if it is installed
 	@if $(CARGO) deny --version > /dev/null 2>&1; then $(CARGO) deny check; else echo "cargo deny is not installed: skipped"; fi
 
 crds: ## Writes crds/ anew from the types
-	$(CARGO) run --quiet --bin lazaretto -- crds --output crds
+	$(CARGO) run --quiet --bin lazaretto -- crds --directory crds --directory charts/lazaretto/files/crds
 
 tools: ## Builds the tools of the tests, unless they are there
 	@e2e/tools.sh > /dev/null

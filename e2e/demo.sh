@@ -11,13 +11,21 @@ namespace=lazaretto-system
 
 bold=""; plain=""; [ -t 1 ] && { bold=$'\e[1m'; plain=$'\e[0m'; }
 chapter() { printf '\n%s# %s%s\n' "$bold" "$*" "$plain"; }
-show() { printf '%s$ %s%s\n' "$bold" "$*" "$plain"; "$@" 2>&1; }
+show() { # command...: as one would type it, and what it says
+  local line="" word
+  for word in "$@"; do
+    case $word in *[!A-Za-z0-9_./:=,@-]*) word="'$word'" ;; esac
+    line="$line $word"
+  done
+  printf '%s$%s%s\n' "$bold" "$line" "$plain"
+  "$@" 2>&1
+}
 fail() { printf 'demo: %s\n' "$*" >&2; exit 1; }
 
 tools=$("$here/tools.sh")
 if [ -z "${LAZARETTO_BINARY:-}" ]; then
   echo "Building lazaretto; the first time takes some minutes."
-  (cd "$root" && cargo build --quiet --bin lazaretto)
+  (cd "$root" && cargo build --locked --bin lazaretto)
   LAZARETTO_BINARY=${CARGO_TARGET_DIR:-$root/target}/debug/lazaretto
 fi
 dir=$(mktemp -d "${TMPDIR:-/tmp}/lazaretto-demo.XXXXXX"); dir=$(cd "$dir" && pwd -P); cd "$dir"
@@ -48,8 +56,9 @@ trap 'exit 130' INT TERM
 start() { # name command...: ended by control-plane.sh --stop, as the control plane is
   local name=$1; shift
   setsid "$@" > "$name.log" 2>&1 < /dev/null & echo $! > "$name.pid"
+  disown # or the shell would tell of its end
 }
-# `await "what" command...`: until it succeeds, for a minute at most.
+# `await "what" command...`: until it succeeds, for a minute at most; standard output is dropped.
 await() {
   local what=$1 error=""; shift
   for _ in $(seq 240); do
@@ -81,7 +90,7 @@ chapter "Lazaretto, installed by helm"
 # The Service's port is 443, unless only root may listen on that.
 port443=$(cat /proc/sys/net/ipv4/ip_unprivileged_port_start 2>/dev/null || echo 1024)
 values=(); [ "$(id -u)" = 0 ] || [ "$port443" -le 443 ] || values=(--set webhook.servicePort=8443)
-show helm install lazaretto "$root/charts/lazaretto" --namespace $namespace --create-namespace "${values[@]}"
+show helm install lazaretto "$root/charts/lazaretto" --namespace $namespace --create-namespace --hide-notes "${values[@]}"
 
 # There is no kubelet to start the Deployment's pods, so one process stands in for them: with a pod's name, the chart's
 # arguments and its ServiceAccount's rights. It listens where the webhook's Service is.
@@ -99,6 +108,7 @@ start replica env POD_NAME="$(pod)" POD_NAMESPACE=$namespace KUBECONFIG=replica.
 ready() { kill -0 "$(cat replica.pid)" && kubectl get --raw /readyz --server "http://$admin"; }
 await "the replica is ready" ready
 show kubectl get pods --namespace $namespace
+echo "There is no kubelet: a process with a pod's name, arguments and rights stands in for them."
 
 chapter "The policy: nothing starts before it is released from quarantine"
 cat > policy.yaml <<END
@@ -119,6 +129,9 @@ END
 show cat policy.yaml
 show kubectl apply -f policy.yaml
 show kubectl wait --for=condition=Ready --timeout=60s registry/demo quarantinepolicy/all-images
+# The API server takes a webhook up some moments after its entry is written.
+refused() { ! kubectl run probe --image=registry.invalid/probe:1 --dry-run=server; }
+await "the API server asks the webhook" refused
 
 chapter "A pod with the new image is refused"
 show kubectl run checkout --image "$image" && fail "the pod should have been refused"
@@ -134,4 +147,7 @@ show kubectl run checkout --image "$image"
 
 chapter "What is written about it"
 show kubectl get imagestatuses
-show kubectl get events --all-namespaces --sort-by=.lastTimestamp
+show lazaretto quarantine show "$pinned"
+show kubectl get events
+chapter "And the audit lines in the log"
+show grep '"target":"audit"' replica.log

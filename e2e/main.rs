@@ -6,8 +6,11 @@
     reason = "clippy allows these in #[test] functions; here the helpers around them fail the same way"
 )]
 
+mod bypass;
 mod chart;
 #[allow(dead_code, reason = "a laboratory has tools for the experiments to come")]
 mod lab;
+mod schema;
+mod settings;
 mod smoke;
 mod story;

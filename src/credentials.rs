@@ -1,97 +1,255 @@
-//! A pod's own credentials: its pull secrets and its ServiceAccount's, where the installation opts in.
+//! Credentials out of Secrets: the Registry's own in our namespace, and, where the installation opts in, a pod's pull secrets.
 //!
-//! `get` only, and as the kubelet would: a Secret that is missing or of another type is passed over, all that match are candidates,
-//! and the most specific comes first. What was found is kept for a minute by namespace, account and names; never across namespaces.
+//! Secrets are only ever fetched by name (`get`), never listed or watched, so that RBAC can name them one by one. What was read is kept for half a minute, and of a
+//! Secret that cannot be read now what was read in the last ten minutes: the registries do not care that the API server has a bad moment.
 
-use std::{collections::HashMap, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
+use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use kube::{Api, Client};
-use parking_lot::Mutex;
-use tokio::time::Instant;
+use thiserror::Error;
+use tokio::time::timeout;
 
 use crate::{
-    keyring::{Credentials, Holder, Keyring},
-    writer::{CallError, bounded},
+    keyring::{Credentials, Holder, Keyring, KeyringError},
+    registry::slots::Slots,
 };
 
-/// How long a keyring that was read is kept.
-const FRESH: Duration = Duration::from_secs(60);
-/// Keyrings that are kept.
-const MOST: usize = 4_096;
-/// Pull secrets of one pod that are read.
-const MOST_SECRETS: usize = 16;
+/// One read of one object.
+const READ_TIMEOUT: Duration = Duration::from_secs(3);
+/// What was read is believed so long.
+const FRESH: Duration = Duration::from_secs(30);
+/// And so long that there is nothing to read: pods come right after their Secrets.
+const FRESH_ABSENCE: Duration = Duration::from_secs(3);
+/// And so long that it could not be read.
+const FRESH_FAILURE: Duration = Duration::from_secs(1);
+/// While it cannot be read, what was read before counts so long.
+const LAST_KNOWN: Duration = Duration::from_secs(600);
+/// Secrets remembered at once.
+const MOST_SECRETS: usize = 512;
+/// Larger Secrets of strangers are read anew each time, so that what is remembered stays within 8 MiB.
+const MOST_REMEMBERED_BYTES: usize = 16 << 10;
+/// Pull secrets of one pod beyond this many are not read.
+pub const MOST_PULL_SECRETS: usize = 16;
 
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct Key {
-    namespace: String,
-    service_account: String,
-    secrets: Vec<String>,
+/// Credentials that cannot be had. Holds nothing of a Secret's content.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum CredentialsError {
+    /// There is no such object.
+    #[error("{kind} {namespace}/{name} does not exist")]
+    Absent {
+        /// `Secret` or `ServiceAccount`.
+        kind: &'static str,
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// The API server refuses it to us, does not answer, or answers nonsense.
+    #[error("{kind} {namespace}/{name} cannot be read: {why}")]
+    Unreadable {
+        /// `Secret` or `ServiceAccount`.
+        kind: &'static str,
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// What stands in the way.
+        why: String,
+    },
+    /// Its content makes no sense.
+    #[error("Secret {namespace}/{name}: {error}")]
+    Content {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        error: KeyringError,
+    },
+    /// It speaks of other registries only.
+    #[error("Secret {namespace}/{name} has no entry for {host}")]
+    OtherHosts {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// The registry.
+        host: String,
+    },
+    /// A pod names more pull secrets than are read.
+    #[error("the pod names {0} pull secrets, and the first {MOST_PULL_SECRETS} are read")]
+    TooMany(usize),
 }
 
-/// Reads pods' own credentials.
+/// What a pod has to show a registry.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PodCredentials {
+    /// All that match the image, in the order in which they are to be tried; may be empty.
+    pub credentials: Vec<Credentials>,
+    /// Pull secrets that exist and could not be used. Missing ones are tolerated, as by the kubelet.
+    pub unusable: Vec<CredentialsError>,
+}
+
+type Read = Result<Arc<Secret>, CredentialsError>;
+
+/// Reads Secrets, sparingly.
+pub struct SecretReader {
     client: Client,
-    held: Mutex<HashMap<Key, (Instant, Keyring)>>,
+    namespace: String,
+    slots: Slots<(String, String), Read>,
 }
 
-impl PodCredentials {
-    /// Reads with this client, which needs `get` on Secrets and ServiceAccounts of every namespace.
+impl fmt::Debug for SecretReader {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "SecretReader({})", self.slots.len())
+    }
+}
+
+impl SecretReader {
+    /// `namespace`: Lazaretto's own, where the Secrets of Registry objects are.
     #[must_use]
-    pub fn new(client: Client) -> Self {
-        Self { client, held: Mutex::default() }
+    pub fn new(client: Client, namespace: impl Into<String>) -> Self {
+        Self { client, namespace: namespace.into(), slots: Slots::new(MOST_SECRETS) }
     }
 
-    /// The first credentials that the pod has for an image; none when it has none.
+    /// What a Registry object's Secret has for one of its hosts.
+    pub async fn registry_credentials(&self, secret_name: &str, host: &str) -> Result<Credentials, CredentialsError> {
+        let secret = self.secret(&self.namespace, secret_name).await?;
+        self.of_registry(&secret, secret_name, host)
+    }
+
+    /// The same from memory, without asking the API server. None when the Secret was not read in the last ten minutes.
+    pub fn known_registry_credentials(&self, secret_name: &str, host: &str) -> Option<Result<Credentials, CredentialsError>> {
+        let read = self.slots.find(&(self.namespace.clone(), secret_name.to_owned()))?.last(LAST_KNOWN)?;
+        Some(read.and_then(|secret| self.of_registry(&secret, secret_name, host)))
+    }
+
+    /// Has a Registry object's Secret read anew at the next question: the registry refused what it held.
+    pub fn forget_registry_credentials(&self, secret_name: &str) {
+        if let Some(slot) = self.slots.find(&(self.namespace.clone(), secret_name.to_owned())) {
+            slot.forget_if(|_| true);
+        }
+    }
+
+    /// What a pod's pull secrets have for an image, matched as the kubelet does.
     ///
-    /// `name` is the image's canonical name without tag or digest.
-    pub async fn find(&self, namespace: &str, service_account: &str, secrets: &[&str], name: &str) -> Option<Credentials> {
-        let key = Key {
-            namespace: namespace.to_owned(),
-            service_account: service_account.to_owned(),
-            secrets: secrets.iter().take(MOST_SECRETS).map(|&secret| secret.to_owned()).collect(),
-        };
-        let held = self.held.lock().get(&key).filter(|(read, _)| read.elapsed() < FRESH).map(|(_, keyring)| keyring.clone());
-        let keyring = match held {
-            Some(keyring) => keyring,
-            None => {
-                let keyring = self.read(&key).await;
-                let mut held = self.held.lock();
-                if held.len() >= MOST {
-                    held.retain(|_, (read, _)| read.elapsed() < FRESH);
-                }
-                if held.len() < MOST {
-                    held.insert(key, (Instant::now(), keyring.clone()));
-                }
-                keyring
+    /// `image_name`: canonical host and repository, `docker.io/library/nginx`. For a pod under admission its own list is complete: the ServiceAccount's pull
+    /// secrets were put there before any webhook was asked, when it had none.
+    pub async fn pod_credentials(&self, namespace: &str, pull_secrets: &[&str], image_name: &str) -> PodCredentials {
+        let mut found = PodCredentials::default();
+        if pull_secrets.len() > MOST_PULL_SECRETS {
+            found.unusable.push(CredentialsError::TooMany(pull_secrets.len()));
+        }
+        let names = &pull_secrets[..pull_secrets.len().min(MOST_PULL_SECRETS)];
+        let mut keyring = Keyring::default();
+        for (name, read) in names.iter().zip(join_all(names.iter().map(|name| self.secret(namespace, name))).await) {
+            let added = read.and_then(|secret| {
+                keyring.add(&secret, Holder::Pod).map_err(|error| CredentialsError::Content {
+                    namespace: namespace.to_owned(),
+                    name: (*name).to_owned(),
+                    error,
+                })
+            });
+            match added {
+                Ok(()) | Err(CredentialsError::Absent { .. }) => {}
+                Err(error) => found.unusable.push(error),
             }
-        };
-        keyring.lookup(name).into_iter().next()
+        }
+        found.credentials = keyring.lookup(image_name);
+        found
     }
 
-    async fn read(&self, key: &Key) -> Keyring {
-        let mut names = key.secrets.clone();
-        if names.is_empty() {
-            // The API server copies the account's secrets into a pod that lists none; a template has not been through that yet.
-            let accounts = Api::<ServiceAccount>::namespaced(self.client.clone(), &key.namespace);
-            if let Ok(account) = bounded(accounts.get(&key.service_account)).await {
-                let secrets = account.image_pull_secrets.unwrap_or_default();
-                names = secrets.into_iter().take(MOST_SECRETS).map(|secret| secret.name).collect();
-            }
+    /// The pull secrets of a ServiceAccount, for templates that become pods later: its own are used when the template names none.
+    pub async fn service_account_pull_secrets(&self, namespace: &str, name: &str) -> Result<Vec<String>, CredentialsError> {
+        let account = get::<ServiceAccount>("ServiceAccount", self.client.clone(), namespace, name).await?;
+        Ok(account.image_pull_secrets.unwrap_or_default().into_iter().map(|reference| reference.name).collect())
+    }
+
+    fn of_registry(&self, secret: &Secret, name: &str, host: &str) -> Result<Credentials, CredentialsError> {
+        let (namespace, name) = (self.namespace.clone(), name.to_owned());
+        match Keyring::of_registry(secret, host) {
+            Ok(Some(credentials)) => Ok(credentials),
+            Ok(None) => Err(CredentialsError::OtherHosts { namespace, name, host: host.to_owned() }),
+            Err(error) => Err(CredentialsError::Content { namespace, name, error }),
         }
-        let secrets = Api::<Secret>::namespaced(self.client.clone(), &key.namespace);
-        let mut keyring = Keyring::default();
-        for name in names {
-            match bounded(secrets.get(&name)).await {
-                Ok(secret) => {
-                    if let Err(error) = keyring.add(&secret, Holder::Pod) {
-                        tracing::debug!(namespace = key.namespace, name, %error, "a pull secret cannot be read");
-                    }
+    }
+
+    /// A Secret from memory, or from the API server: one asks, the others wait.
+    async fn secret(&self, namespace: &str, name: &str) -> Read {
+        let slot = self.slots.slot((namespace.to_owned(), name.to_owned()));
+        if let Some(read) = slot.current() {
+            return read;
+        }
+        let _reading = slot.renewal.lock().await;
+        if let Some(read) = slot.current() {
+            return read;
+        }
+        let read = get::<Secret>("Secret", self.client.clone(), namespace, name).await;
+        match read {
+            Ok(mut secret) => {
+                secret.metadata = kube::api::ObjectMeta::default();
+                let size: usize = secret.data.iter().flatten().map(|(key, value)| key.len() + value.0.len()).sum();
+                let read = Ok(Arc::new(secret));
+                if size <= MOST_REMEMBERED_BYTES || namespace == self.namespace {
+                    slot.keep(read.clone(), FRESH);
                 }
-                Err(CallError::NotFound) => {}
-                Err(error) => tracing::warn!(namespace = key.namespace, name, %error, "a pull secret was not read"),
+                read
+            }
+            Err(error @ CredentialsError::Unreadable { .. }) => {
+                if let Some(Ok(last)) = slot.last(LAST_KNOWN) {
+                    tracing::warn!(%error, "goes on with what was read before");
+                    slot.extend(FRESH_FAILURE);
+                    return Ok(last);
+                }
+                slot.keep(Err(error.clone()), FRESH_FAILURE);
+                Err(error)
+            }
+            Err(error) => {
+                slot.keep(Err(error.clone()), FRESH_ABSENCE);
+                Err(error)
             }
         }
-        keyring
     }
 }
+
+/// One object by its name.
+async fn get<K>(kind: &'static str, client: Client, namespace: &str, name: &str) -> Result<K, CredentialsError>
+where
+    K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope> + serde::de::DeserializeOwned + Clone + fmt::Debug,
+    K::DynamicType: Default,
+{
+    let absent = || CredentialsError::Absent { kind, namespace: cut(namespace), name: cut(name) };
+    let unreadable = |why: String| CredentialsError::Unreadable { kind, namespace: cut(namespace), name: cut(name), why };
+    // A pod may name anything, and the client puts it into a path as it is: `../../other/secrets/x` must not be asked for. No object has such a name.
+    if !is_name(namespace) || !is_name(name) {
+        return Err(absent());
+    }
+    match timeout(READ_TIMEOUT, Api::<K>::namespaced(client, namespace).get_opt(name)).await {
+        Ok(Ok(Some(object))) => Ok(object),
+        Ok(Ok(None)) => Err(absent()),
+        Ok(Err(kube::Error::Api(status))) => Err(unreadable(format!("the API server answers {} {}", status.code, status.reason))),
+        // What a parser says may quote a Secret.
+        Ok(Err(kube::Error::SerdeError(_))) => Err(unreadable("the API server answers with something else".to_owned())),
+        Ok(Err(error)) => {
+            tracing::debug!(kind, namespace, name, %error, "cannot be read");
+            Err(unreadable("the API server cannot be reached".to_owned()))
+        }
+        Err(_) => Err(unreadable(format!("the API server did not answer within {}s", READ_TIMEOUT.as_secs()))),
+    }
+}
+
+/// RFC 1123 subdomain, as the names of Secrets, ServiceAccounts and namespaces are.
+fn is_name(text: &str) -> bool {
+    let plain =
+        |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+    text.len() <= 253 && text.split('.').all(plain)
+}
+
+fn cut(text: &str) -> String {
+    text.chars().filter(|character| !character.is_control()).take(253).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -40,6 +40,8 @@ pub struct Manifest {
     pub config: Option<Digest>,
     /// The images of an index, attestations left out.
     pub children: Vec<Child>,
+    /// It has more images than are held here.
+    pub cut: bool,
 }
 
 /// One image of an index.

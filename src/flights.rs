@@ -115,10 +115,10 @@ where
         F: Future<Output = Found<V>> + Send + 'static,
     {
         let mut table = self.table.lock();
-        if let Some(slot) = table.slots.get(&key) {
-            if slot.receiver.borrow().as_ref().is_none_or(|(_, until)| *until > Instant::now()) {
-                return Ok(slot.receiver.clone());
-            }
+        if let Some(slot) = table.slots.get(&key)
+            && slot.receiver.borrow().as_ref().is_none_or(|(_, until)| *until > Instant::now())
+        {
+            return Ok(slot.receiver.clone());
         }
         if table.aloft >= self.bounds.flights {
             return Err(NotYet::Full);
@@ -227,11 +227,9 @@ mod tests {
 
     const BOUNDS: Bounds = Bounds { flights: 4, share: 2, entries: 8 };
 
-    fn slow(seconds: u64, value: u32) -> impl Future<Output = Found<u32>> + Send + 'static {
-        async move {
-            tokio::time::sleep(Duration::from_secs(seconds)).await;
-            Found { value, fresh_for: Duration::from_secs(10) }
-        }
+    async fn slow(seconds: u64, value: u32) -> Found<u32> {
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        Found { value, fresh_for: Duration::from_secs(10) }
     }
 
     fn within(seconds: u64) -> Instant {

@@ -16,20 +16,16 @@ use crate::{
     audit,
     image::Reference,
     index::Rules,
-    judgement::{self, Answer, Considered, Judgement, Scope, Subjected},
+    judgement::{self, Answer, Considered, Judgement, Scope, Spoken, Subjected},
     lookups::{Asker, Lookups},
     metrics::{Metrics, Phase, PhaseLabels, ReviewLabels},
-    pod::{self, Pod},
-    policy::Policy,
+    pod::{self, MOST_IMAGES, Pod},
     review::{Request, Response},
     verdict::{Basis, Sight},
     wallet::Wallet,
     watch::SharedIndex,
     writer::{CallError, bounded},
 };
-
-/// Images that one pod may name without being refused for their number alone.
-const MOST_IMAGES: usize = 256;
 
 /// What judges reviews.
 pub struct Gate {
@@ -45,12 +41,6 @@ pub struct Gate {
     pub excluded: HashSet<String>,
     /// The metrics.
     pub metrics: Metrics,
-}
-
-/// One image with the policies that speak of it.
-struct Spoken {
-    subjected: Subjected,
-    policies: Vec<Arc<Policy>>,
 }
 
 /// The pod whose images are judged.
@@ -112,9 +102,6 @@ impl Gate {
         if named.is_empty() {
             return plain(uid, Basis::NothingNew);
         }
-        if named.len() > MOST_IMAGES {
-            return Response::refuse(uid, format!("the pod names {} images; at most {MOST_IMAGES} can be judged at once", named.len()));
-        }
         let rules = self.index.read().rules();
         let labels = match self.labels(namespace, &rules, scope, deadline).await {
             Ok(labels) => labels,
@@ -132,10 +119,13 @@ impl Gate {
         if spoken.is_empty() {
             return plain(uid, Basis::NoPolicy);
         }
+        if spoken.len() > MOST_IMAGES {
+            return Response::refuse(uid, format!("the pod names {} images; at most {MOST_IMAGES} can be judged at once", spoken.len()));
+        }
         let bearer = Bearer::of(&pod, namespace);
         let dry_run = request.dry_run.unwrap_or_default();
         let sights = self.sights(&spoken, &rules, &bearer, deadline, !dry_run).await;
-        let judgement = conclude(spoken, &rules, namespace, &sights);
+        let judgement = judgement::conclude(&judgement::consider_all(spoken, &rules, namespace, &sights, Timestamp::now()));
         self.tell(request, &pod, namespace, &judgement, dry_run);
         respond(uid, judgement)
     }
@@ -197,26 +187,14 @@ impl Gate {
         deadline: Instant,
         record: bool,
     ) -> HashMap<Reference, Sight> {
-        let now = Timestamp::now();
-        let mut wanted: Vec<&Reference> = Vec::new();
-        for spoken in spoken {
-            if let Ok(image) = &spoken.subjected.image
-                && !wanted.contains(&image)
-                && judgement::needs_sight(image, &spoken.policies, rules, bearer.namespace, now)
-            {
-                wanted.push(image);
-            }
-        }
+        let wanted = judgement::wanted(spoken, rules, bearer.namespace, Timestamp::now());
         if wanted.is_empty() {
             return HashMap::new();
         }
         let started = Instant::now();
         let sights = join_all(wanted.into_iter().map(|image| async move {
             let registry = rules.registry_of(image);
-            let access = self
-                .wallet
-                .access(registry.map(AsRef::as_ref), image, bearer.namespace, bearer.service_account, &bearer.pull_secrets)
-                .await;
+            let access = self.wallet.access(registry.map(AsRef::as_ref), image, bearer.namespace, &bearer.pull_secrets).await;
             let asker = Asker {
                 namespace: bearer.namespace,
                 access,
@@ -276,18 +254,6 @@ impl Gate {
             audit::admission(&context, line);
         }
     }
-}
-
-fn conclude(spoken: Vec<Spoken>, rules: &Rules, namespace: &str, sights: &HashMap<Reference, Sight>) -> Judgement {
-    let now = Timestamp::now();
-    let considered: Vec<Considered> = spoken
-        .into_iter()
-        .map(|Spoken { subjected, policies }| {
-            let sight = subjected.image.as_ref().ok().and_then(|image| sights.get(image));
-            judgement::consider(subjected, &policies, rules, namespace, sight, now)
-        })
-        .collect();
-    judgement::conclude(&considered)
 }
 
 fn plain(uid: &str, basis: Basis) -> Response {

@@ -4,14 +4,15 @@
 //! object that is there and of one observation, and a lost race is another call with the newer object. Its rules:
 //!
 //! - the newer observation wins; an older one changes nothing;
-//! - bad (Quarantined, Failed) is cleared only by a newer *explicit* release, by whoever keeps the flag;
+//! - bad (Quarantined, Failed) is cleared only by a newer *explicit* release, by whoever keeps the flag: that nobody keeps it any more
+//!   releases nothing;
 //! - a transition is appended exactly when the state changes, with the next number; numbers have no gaps;
 //! - a transition whose audit line is not out yet is never forgotten: when [`MAX_HISTORY`] of them wait, the next one must wait too.
 
 use jiff::Timestamp;
 
 use crate::{
-    api::{self, Conditions, ImageStatus, ImageStatusStatus, MAX_HISTORY, MAX_OBJECT_BYTES, Provider, State, Transition},
+    api::{self, Conditions, ImageStatus, ImageStatusStatus, MAX_CHILDREN, MAX_HISTORY, MAX_OBJECT_BYTES, Provider, State, Transition},
     facts::{Facts, Manifest},
 };
 
@@ -44,15 +45,16 @@ pub fn merge(object: &ImageStatus, seen: &Observation) -> Merged {
     if !first && old.observed_at.is_some_and(|at| at > facts.observed_at) {
         return Merged::Unchanged;
     }
-    let keeper_changed = old.provider != facts.provider;
-    if !first && old.state.is_bad() && !facts.state.is_bad() && !seen.explicit && !keeper_changed {
+    if !first && old.state.is_bad() && !facts.state.is_bad() && !seen.explicit {
         return Merged::Unchanged;
     }
     let mut new = old.clone();
     new.provider = facts.provider;
     if facts.manifest != Manifest::default() {
         new.config = facts.manifest.config.as_ref().map(ToString::to_string);
-        new.children = facts.manifest.children.iter().take(16).map(|child| format!("{}={}", child.platform, child.digest)).collect();
+        let children = &facts.manifest.children;
+        new.children = children.iter().take(MAX_CHILDREN).map(|child| format!("{}={}", child.platform, child.digest)).collect();
+        new.more_children = facts.manifest.cut || children.len() > MAX_CHILDREN;
     }
     if first || old.state != facts.state {
         if waiting(&old) >= MAX_HISTORY {
@@ -80,6 +82,10 @@ pub fn merge(object: &ImageStatus, seen: &Observation) -> Merged {
     new.observed_at = Some(facts.observed_at);
     describe(&mut new.conditions, &facts.by, facts.state, object.metadata.generation, facts.observed_at);
     fit(object, &mut new);
+    // What did not fit the last time does not fit now either.
+    if (ImageStatusStatus { observed_at: old.observed_at, ..new.clone() }) == old {
+        return Merged::Unchanged;
+    }
     Merged::Changed(Box::new(new))
 }
 
@@ -127,7 +133,9 @@ fn fit(object: &ImageStatus, status: &mut ImageStatusStatus) {
         let shorter = status.details.chars().count() / 2;
         status.details = clip(&status.details, shorter);
     }
-    while size(status) > budget && status.children.pop().is_some() {}
+    while size(status) > budget && status.children.pop().is_some() {
+        status.more_children = true;
+    }
 }
 
 /// At most `limit` characters of a text, without control characters.

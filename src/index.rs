@@ -102,6 +102,7 @@ impl Known {
                         Some(Child { digest: digest.parse().ok()?, platform: platform.to_owned() })
                     })
                     .collect(),
+                cut: status.more_children,
             },
         };
         let undecided = pending.is_some();
@@ -292,9 +293,12 @@ impl Index {
         self.subjects.get(name).cloned()
     }
 
-    /// Every subject with what is written of it; the strictest where several objects speak of one.
+    /// Every subject with what is written of it; the strictest where several objects speak of one. Anybody may make an object: one in
+    /// which nothing is written yet hides none in which something is.
     pub fn images(&self) -> impl Iterator<Item = (&Subject, &Arc<Known>)> {
-        self.images.iter().filter_map(|(subject, all)| Some((subject, all.iter().max_by_key(|known| known.facts.state)?)))
+        self.images.iter().filter_map(|(subject, all)| {
+            Some((subject, all.iter().max_by_key(|known| (!known.blank, known.facts.state, known.facts.observed_at))?))
+        })
     }
 
     /// How many image statuses there are.
@@ -378,5 +382,46 @@ pub fn last_seen(known: &Known, subject: &Subject, registry: Option<&RegistryEnt
     match registry.last_complete_pass {
         Some(pass) if !registry.exceptions_cut && !registry.exceptions.contains(&subject.to_string()) => own.max(pass),
         _ => own,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(name: &str, status: &serde_json::Value) -> ImageStatus {
+        let subject = format!("r.corp/app@sha256:{}", "a".repeat(64));
+        serde_json::from_value(serde_json::json!({
+            "apiVersion": "lazaretto.dev/v1alpha1", "kind": "ImageStatus", "metadata": { "name": name },
+            "spec": { "subject": subject }, "status": status,
+        }))
+        .unwrap()
+    }
+
+    fn written(state: &str) -> serde_json::Value {
+        serde_json::json!({
+            "state": state, "provider": "Managed",
+            "history": [{ "number": 1, "at": "2026-01-01T00:00:00Z", "state": state, "by": "lazaretto", "reason": "" }],
+        })
+    }
+
+    #[test]
+    fn of_two_objects_for_one_image_the_strictest_speaks_and_an_empty_one_never_does() {
+        let (blank, real, other) =
+            (object("blank", &serde_json::Value::Null), object("real", &written("Quarantined")), object("other", &written("Released")));
+        for order in [[&blank, &real, &other], [&other, &real, &blank], [&real, &blank, &other]] {
+            let mut index = Index::default();
+            for object in order {
+                index.apply_image(object, Timestamp::UNIX_EPOCH);
+            }
+            let (subject, work) = index.images().next().unwrap();
+            assert_eq!((work.name.as_str(), index.image(subject).unwrap().name.as_str()), ("real", "real"));
+            index.delete_image("real");
+            assert_eq!(index.images().next().unwrap().1.name, "other");
+        }
+        let mut index = Index::default();
+        index.apply_image(&blank, Timestamp::UNIX_EPOCH);
+        let (subject, _) = index.images().next().unwrap();
+        assert!(index.image(subject).is_none(), "nothing is written there");
     }
 }

@@ -1,6 +1,10 @@
 //! From the opinions of several policies about several images to one answer: the strictest, its sentence, warnings and annotations.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 
@@ -46,6 +50,15 @@ pub struct Subjected {
     pub text: String,
     /// How it reads.
     pub image: Result<Reference, ReferenceError>,
+}
+
+/// One image with the policies that speak of it.
+#[derive(Clone, Debug)]
+pub struct Spoken {
+    /// The image.
+    pub subjected: Subjected,
+    /// The policies, as [`policies_for`] chooses them.
+    pub policies: Vec<Arc<Policy>>,
 }
 
 /// The policies that speak of an image in a namespace. A reference that cannot be read, or whose host is an address that no
@@ -125,6 +138,37 @@ pub fn needs_sight(image: &Reference, policies: &[Arc<Policy>], rules: &Rules, n
     policies.iter().any(|policy| Opinion::by_name(&Case { policy, waivers: &waivers, namespace, image, now }, listed).is_none())
 }
 
+/// The images of which some policy needs to know more than the name, each once.
+#[must_use]
+pub fn wanted<'a>(spoken: &'a [Spoken], rules: &Rules, namespace: &str, now: Timestamp) -> Vec<&'a Reference> {
+    let mut wanted = Vec::new();
+    for Spoken { subjected, policies } in spoken {
+        if let Ok(image) = &subjected.image
+            && !wanted.contains(&image)
+            && needs_sight(image, policies, rules, namespace, now)
+        {
+            wanted.push(image);
+        }
+    }
+    wanted
+}
+
+/// What each policy makes of each image, given what is at hand about those that were [`wanted`].
+#[must_use]
+pub fn consider_all<S: std::hash::BuildHasher>(
+    spoken: Vec<Spoken>,
+    rules: &Rules,
+    namespace: &str,
+    sights: &HashMap<Reference, Sight, S>,
+    now: Timestamp,
+) -> Vec<Considered> {
+    let each = |Spoken { subjected, policies }| {
+        let sight = subjected.image.as_ref().ok().and_then(|image| sights.get(image));
+        consider(subjected, &policies, rules, namespace, sight, now)
+    };
+    spoken.into_iter().map(each).collect()
+}
+
 /// The answer about a pod.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Judgement {
@@ -198,13 +242,37 @@ pub struct Line {
     pub reason: String,
 }
 
-fn basis_of(settled: &Settled) -> Basis {
-    match settled {
-        Settled::Admit(basis) => *basis,
-        Settled::Refuse(Why::Reference(_)) => Basis::Unreadable,
-        Settled::Later(Why::Busy(_), _) => Basis::Deadline,
-        Settled::Refuse(Why::Denied(_) | Why::NoDigest | Why::AddressLiteral | Why::Unmanaged { .. }) => Basis::NothingRequired,
-        Settled::Refuse(_) | Settled::Later(..) => Basis::Registry,
+impl Opinion {
+    /// What it comes to, whatever its mode.
+    #[must_use]
+    pub fn answered(&self) -> Answered {
+        match &self.settled {
+            Settled::Admit(_) if self.warnings.is_empty() => Answered::Admit,
+            Settled::Admit(_) => Answered::Warn,
+            Settled::Later(..) => Answered::Later,
+            Settled::Refuse(_) => Answered::Refuse,
+        }
+    }
+
+    /// On what it rests.
+    #[must_use]
+    pub const fn basis(&self) -> Basis {
+        match &self.settled {
+            Settled::Admit(basis) => *basis,
+            Settled::Refuse(Why::Reference(_)) => Basis::Unreadable,
+            Settled::Later(Why::Busy(_), _) => Basis::Deadline,
+            Settled::Refuse(Why::Denied(_) | Why::NoDigest | Why::AddressLiteral | Why::Unmanaged { .. }) => Basis::NothingRequired,
+            Settled::Refuse(_) | Settled::Later(..) => Basis::Registry,
+        }
+    }
+
+    /// Why it is not a plain yes; none when it is.
+    #[must_use]
+    pub fn why(&self) -> Option<&Why> {
+        match &self.settled {
+            Settled::Admit(_) => self.warnings.first(),
+            Settled::Refuse(why) | Settled::Later(why, _) => Some(why),
+        }
     }
 }
 
@@ -221,18 +289,8 @@ pub fn conclude(all: &[Considered]) -> Judgement {
     for considered in all {
         let place = Place { path: &considered.subjected.path, image: &considered.subjected.text, subject: considered.subject.as_ref() };
         for opinion in &considered.opinions {
-            let basis = basis_of(&opinion.settled);
-            let answered = match &opinion.settled {
-                Settled::Admit(_) if opinion.warnings.is_empty() => Answered::Admit,
-                Settled::Admit(_) => Answered::Warn,
-                Settled::Later(..) => Answered::Later,
-                Settled::Refuse(_) => Answered::Refuse,
-            };
+            let (answered, basis) = (opinion.answered(), opinion.basis());
             judgement.tallies.push((answered, opinion.mode, basis));
-            let why = match &opinion.settled {
-                Settled::Admit(_) => opinion.warnings.first(),
-                Settled::Refuse(why) | Settled::Later(why, _) => Some(why),
-            };
             match (&opinion.settled, opinion.mode) {
                 (Settled::Refuse(why), Mode::Enforce) => refusals.push(sentence::refusal(&place, why, &opinion.policy)),
                 (Settled::Later(why, after), Mode::Enforce) => {
@@ -240,7 +298,7 @@ pub fn conclude(all: &[Considered]) -> Judgement {
                     wait = wait.max(*after);
                 }
                 (Settled::Refuse(why) | Settled::Later(why, _), Mode::Warn) => {
-                    judgement.warnings.push(sentence::warning(&place, why, &opinion.policy))
+                    judgement.warnings.push(sentence::warning(&place, why, &opinion.policy));
                 }
                 (Settled::Admit(_), _) | (_, Mode::Audit) => {}
             }
@@ -256,7 +314,7 @@ pub fn conclude(all: &[Considered]) -> Judgement {
                     mode: opinion.mode,
                     answered,
                     basis,
-                    reason: why.map_or_else(String::new, sentence::short),
+                    reason: opinion.why().map_or_else(String::new, sentence::short),
                 });
             }
             if strictest.as_ref().is_none_or(|(held, _, other)| (answered, opinion.mode) > (*held, other.mode)) {
@@ -273,7 +331,7 @@ pub fn conclude(all: &[Considered]) -> Judgement {
         annotations.insert("policy", opinion.policy.clone());
         annotations.insert("mode", format!("{:?}", opinion.mode));
         annotations.insert("verdict", answered.as_str().to_owned());
-        annotations.insert("basis", format!("{:?}", basis_of(&opinion.settled)));
+        annotations.insert("basis", format!("{:?}", opinion.basis()));
     }
     judgement.warnings.dedup();
     judgement.warnings.truncate(16);

@@ -21,6 +21,7 @@ use crate::{
     api::QuarantineProvider,
     facts::{Busy, BusyCause, Facts, Outage, Outcome},
     flights::{Bounds, Flights, Found, NotYet},
+    history::Observation,
     image::{Digest, Reference, Subject},
     index::{self, Known},
     limiter::{Limiter, Priority},
@@ -75,7 +76,7 @@ pub struct Lives {
 
 impl Default for Lives {
     fn default() -> Self {
-        Self { tag: Duration::from_secs(30), facts: Duration::from_secs(5), no: Duration::from_secs(5), not_yet: Duration::from_secs(2) }
+        Self { tag: Duration::from_secs(10), facts: Duration::from_secs(5), no: Duration::from_secs(5), not_yet: Duration::from_secs(2) }
     }
 }
 
@@ -92,8 +93,22 @@ struct JudgeKey {
     record: bool,
 }
 
+/// Whose a tag's last digest is: the Registry's own credentials are one, whatever they hold now, so that a Secret that changes or
+/// goes does not make a known bad tag an unknown one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct TagKey {
+    image: Reference,
+    stranger: Option<CredentialIdentity>,
+}
+
+impl TagKey {
+    fn new(image: &Reference, access: Option<&Access>) -> Self {
+        Self { image: image.clone(), stranger: access.filter(|access| !access.own).map(|access| access.identity) }
+    }
+}
+
 /// A tag's last digest.
-type Tags = Memory<ResolveKey, (Digest, Timestamp)>;
+type Tags = Memory<TagKey, (Digest, Timestamp)>;
 
 /// Look-ups, shared by admission and operator.
 #[derive(Debug)]
@@ -182,7 +197,8 @@ impl Lookups {
                     Some(_) => return None,
                     None => {
                         self.launch_resolve(key, registry, access, asker.namespace);
-                        return None;
+                        // A warning may speak of what the tag stood for at the last look.
+                        self.last_of_tag(image, registry, asker).0?
                     }
                 }
             }
@@ -322,8 +338,7 @@ impl Lookups {
         registry: Option<&Arc<RegistryEntry>>,
         asker: &Asker<'_>,
     ) -> (Option<Subject>, Option<(Facts, Timestamp)>) {
-        let Ok(access) = &asker.access else { return (None, None) };
-        let key = ResolveKey { image: image.clone(), access: access.identity };
+        let key = TagKey::new(image, asker.access.as_ref().ok());
         let Some((digest, resolved)) = self.parts.tags.lock().get(&key).cloned() else { return (None, None) };
         let subject = image.with_digest(digest);
         let known = self.parts.index.read().image(&subject);
@@ -369,7 +384,7 @@ impl Parts {
         let outcome = self.ask_digest(&key.image, registry.as_ref(), &access).await;
         self.metrics.questions.get_or_create(&QuestionLabels { question: Asked::Resolve, outcome: outcome.kind() }).inc();
         if let Outcome::Found(digest) = &outcome {
-            self.tags.lock().insert(key, (digest.clone(), Timestamp::now()));
+            self.tags.lock().insert(TagKey::new(&key.image, Some(&access)), (digest.clone(), Timestamp::now()));
         }
         self.found(outcome, self.lives.tag)
     }
@@ -399,7 +414,7 @@ impl Parts {
         let outcome = match outcome.found() {
             Ok(Seen::Pending(why)) => Outcome::Pending(why),
             Ok(Seen::State(observation)) => match self.writer.as_ref().filter(|_| key.record) {
-                None => Outcome::Found(observation.facts),
+                None => Outcome::Found(self.unwritten(&key.subject, observation)),
                 Some(writer) => match writer.record(&key.subject, &observation, &namespace).await {
                     // What is written may know more than what was seen: a person's decision, say.
                     Ok(object) => {
@@ -409,13 +424,22 @@ impl Parts {
                     }
                     Err(error) => {
                         tracing::warn!(subject = %key.subject, %error, "an image's status was not written");
-                        Outcome::Found(observation.facts)
+                        Outcome::Found(self.unwritten(&key.subject, observation))
                     }
                 },
             },
             Err(end) => end,
         };
         self.found(outcome, self.lives.facts)
+    }
+
+    /// What is known once an observation was made that is not written down, in a dry run or because it could not be. What is known to
+    /// be bad is not cleared by that: only the merge with what is written could tell that it may be.
+    fn unwritten(&self, subject: &Subject, seen: Observation) -> Facts {
+        match self.index.read().image(subject) {
+            Some(known) if known.facts.state.is_bad() && !seen.facts.state.is_bad() && !seen.explicit => known.facts.clone(),
+            _ => seen.facts,
+        }
     }
 
     async fn ask_state(

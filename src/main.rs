@@ -1,27 +1,20 @@
-//! See the library's documentation.
+//! The program `lazaretto`: [`lazaretto::cli`] does the work.
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-use lazaretto::cli::{Arguments, Command};
+use lazaretto::cli;
 
 fn main() -> ExitCode {
-    // Before anything else: TLS is set up in several places, and the first to need a provider must find it.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let arguments = Arguments::parse();
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("lazaretto: {error}");
-            return ExitCode::FAILURE;
-        }
+    // Before anything can ask for TLS. It fails only when a provider is installed already, and nothing came before.
+    let _installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let arguments = match cli::read() {
+        Ok(arguments) => arguments,
+        Err(exit) => return exit.into(),
     };
-    let Command::Serve(serve) = arguments.command;
-    match runtime.block_on(lazaretto::serve::run(serve)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("lazaretto: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let ended = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| anyhow::anyhow!("cannot start: {error}"))
+        .and_then(|runtime| runtime.block_on(cli::run(arguments)));
+    ended.unwrap_or_else(|error| cli::fail(&error)).into()
 }

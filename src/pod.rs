@@ -9,6 +9,9 @@ use serde::Deserialize;
 
 use crate::review::brief;
 
+/// Images that one pod may name without being refused for their number alone.
+pub const MOST_IMAGES: usize = 256;
+
 /// What is judged of a pod.
 #[derive(Debug, Default, Deserialize)]
 pub struct Pod<'a> {
@@ -163,7 +166,7 @@ impl<'a> Pod<'a> {
     /// The images that are new at their field path compared with `old`: an image that moves from one container to another is
     /// new where it comes to.
     #[must_use]
-    pub fn new_images(&'a self, old: &'a Pod<'a>) -> Vec<Named<'a>> {
+    pub fn new_images(&'a self, old: &'a Self) -> Vec<Named<'a>> {
         let before: Vec<Named<'_>> = old.images().collect();
         self.images().filter(|named| !before.contains(named)).collect()
     }

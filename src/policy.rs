@@ -189,7 +189,13 @@ impl Policy {
     /// Whether anything must be known of an image to judge it. Where not, no registry is asked.
     #[must_use]
     pub fn needs_facts(&self) -> bool {
-        self.require.released != Level::Off || self.deny.iter().any(|rule| matches!(rule.what, Denied::Digest(_)))
+        self.require.released != Level::Off || self.denies_digests()
+    }
+
+    /// Whether it denies any image by its digest.
+    #[must_use]
+    pub fn denies_digests(&self) -> bool {
+        self.deny.iter().any(|rule| matches!(rule.what, Denied::Digest(_)))
     }
 }
 
@@ -230,7 +236,7 @@ impl TryFrom<&api::Registry> for RegistryEntry {
         }
         if let Some(pem) = &spec.ca_bundle {
             use rustls_pki_types::{CertificateDer, pem::PemObject as _};
-            let count = CertificateDer::pem_slice_iter(pem.as_bytes()).filter(Result::is_ok).count();
+            let count = CertificateDer::pem_slice_iter(pem.as_bytes()).flatten().count();
             if count == 0 {
                 return Err(Unreadable::CaBundle("no certificate in PEM".into()));
             }
@@ -311,12 +317,26 @@ impl TryFrom<&api::Waiver> for Waiver {
 }
 
 impl Waiver {
-    /// Whether it waives the requirement for this image, whose digest may not be known, in this namespace, now.
+    /// Whether it waives the requirement for some image in this namespace, now.
     #[must_use]
-    pub fn waives(&self, requirement: Requirement, namespace: &str, name: &str, digest: Option<&Digest>, now: Timestamp) -> bool {
+    pub fn speaks_of(&self, requirement: Requirement, namespace: &str, now: Timestamp) -> bool {
         now < self.expires
             && self.requirements.contains(&requirement)
             && (self.namespaces.is_empty() || self.namespaces.iter().any(|known| known == namespace))
+    }
+
+    /// Whether it waives the requirement for anything in this namespace, now.
+    #[must_use]
+    pub fn concerns(&self, requirement: Requirement, namespace: &str, now: Timestamp) -> bool {
+        now < self.expires
+            && self.requirements.contains(&requirement)
+            && (self.namespaces.is_empty() || self.namespaces.iter().any(|known| known == namespace))
+    }
+
+    /// Whether it waives the requirement for this image, whose digest may not be known, in this namespace, now.
+    #[must_use]
+    pub fn waives(&self, requirement: Requirement, namespace: &str, name: &str, digest: Option<&Digest>, now: Timestamp) -> bool {
+        self.concerns(requirement, namespace, now)
             && (digest.is_some_and(|digest| self.digests.contains(digest))
                 // A quarantine is waived by digest only, also when the schema's rule was not there to say so.
                 || (requirement != Requirement::Released && self.images.iter().any(|pattern| pattern.matches(name))))

@@ -23,7 +23,7 @@
 //!
 //! # Which addresses are reached
 //!
-//! Checked where the connection is made ([`address`], [`resolver`]), at each redirect again: public addresses only, but for the hosts of a Registry object and those
+//! Checked where the connection is made (modules `address` and `resolver`), at each redirect again: public addresses only, but for the hosts of a Registry object and those
 //! near them; link-local, multicast and clouds' metadata services never. Through a proxy (`HTTPS_PROXY`, `NO_PROXY`) the proxy resolves names, out of our
 //! sight: then only addresses in URLs and names of the inside (`*.svc`, `*.local`, `*.internal`, single labels) are refused, and the proxy must do the rest.
 
@@ -37,10 +37,11 @@ mod proxy;
 mod question;
 mod realm;
 mod resolver;
+pub(crate) mod slots;
 mod token;
 mod transport;
 
-use std::collections::HashSet;
+use std::{collections::HashSet, fmt};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header::CONTENT_TYPE};
@@ -59,7 +60,7 @@ pub use self::{
 use self::{
     manifest::{ACCEPT, Document, MOST_CHILDREN},
     question::{Ask, Question},
-    token::Tokens,
+    token::{MOST_TOKENS, Tokens},
     transport::{Transport, outage},
 };
 pub use crate::keyring::{CredentialIdentity, Credentials, Holder};
@@ -150,16 +151,21 @@ pub enum BuildError {
 ///
 /// Each method is one question with one total deadline, [`Endpoint::timeout`], around everything: names, connections, tokens, redirects, bodies. It knows no limit of
 /// requests at once; that is the caller's.
-#[derive(Debug)]
 pub struct RegistryClient {
     transport: Transport,
     tokens: Tokens,
 }
 
+impl fmt::Debug for RegistryClient {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("RegistryClient").field("transport", &self.transport).field("tokens", &self.tokens.len()).finish()
+    }
+}
+
 impl RegistryClient {
     /// Call it after the crypto provider is installed. Reads `/etc/resolv.conf`, `/etc/hosts` and the system's certificate authorities.
     pub fn new(options: ClientOptions) -> Result<Self, BuildError> {
-        Ok(Self { transport: Transport::new(options)?, tokens: Tokens::default() })
+        Ok(Self { transport: Transport::new(options)?, tokens: Tokens::new(MOST_TOKENS) })
     }
 
     /// The digest of the manifest or index that a tag names now, or that a digest is there.

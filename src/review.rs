@@ -219,6 +219,17 @@ impl Response {
         Self { allowed: false, status: Some(status), ..Self::allow(uid) }
     }
 
+    /// For policies that only observe, which block nobody: what could not be judged is admitted, and the API server's audit log says why
+    /// it was not judged.
+    #[must_use]
+    pub fn observed(mut self) -> Self {
+        if let Some(status) = self.status.take() {
+            self.audit_annotations.insert("unjudged", status.message);
+        }
+        self.allowed = true;
+        self
+    }
+
     /// The review to send back, in JSON.
     #[must_use]
     pub fn into_json(self) -> Vec<u8> {

@@ -6,7 +6,7 @@
 use jiff::Timestamp;
 
 use crate::{
-    api::{Provider, State},
+    api::{MAX_CHILDREN, Provider, State},
     facts::{BusyCause, Facts},
     history::clip,
     image::Subject,
@@ -57,6 +57,9 @@ pub fn warning(place: &Place<'_>, why: &Why, policy: &str) -> String {
 pub fn reason(why: &Why, subject: Option<&Subject>) -> String {
     match why {
         Why::Denied(reason) => format!("denied: {reason}. Use another image"),
+        Why::IndexTooLarge => format!(
+            "the index has more than the {MAX_CHILDREN} images that are held of one, and this policy denies some by digest: name the image for the node's platform by its own digest"
+        ),
         Why::NoDigest => "the image is named by tag, and this policy wants a digest: write NAME@sha256:...".to_owned(),
         Why::Held(facts) => held(facts, subject),
         Why::Unmanaged { listed: true } => {
@@ -91,6 +94,7 @@ pub fn reason(why: &Why, subject: Option<&Subject>) -> String {
 pub fn short(why: &Why) -> String {
     match why {
         Why::Denied(reason) => format!("denied: {reason}"),
+        Why::IndexTooLarge => "its index has too many images to tell whether a denied one is among them".to_owned(),
         Why::NoDigest => "named by tag, not by digest".to_owned(),
         Why::Held(facts) => format!("{} since {}", state(facts.state), second(facts.since)),
         Why::Unmanaged { .. } => "nobody keeps a quarantine flag for it".to_owned(),

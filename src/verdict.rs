@@ -80,6 +80,8 @@ impl Basis {
 pub enum Why {
     /// A `deny` rule, with its reason.
     Denied(String),
+    /// The policy denies digests, and the index has more images than are held: a denied one may be among the others.
+    IndexTooLarge,
     /// The policy wants a digest, and the pod names none.
     NoDigest,
     /// The image is in quarantine, or failed.
@@ -190,8 +192,12 @@ pub fn judge_by_name(case: &Case<'_>, listed: bool, warnings: &mut Vec<Why>) -> 
     None
 }
 
+/// A quarantine is waived by digest, so a tag's has to be found out first; but only where some waiver speaks of this namespace.
 fn may_be_waived(case: &Case<'_>) -> bool {
-    case.image.digest().is_none() && !case.waivers.is_empty() || case.waived(Requirement::Released, None)
+    match case.image.digest() {
+        Some(_) => case.waived(Requirement::Released, None),
+        None => case.waivers.iter().any(|waiver| waiver.concerns(Requirement::Released, case.namespace, case.now)),
+    }
 }
 
 /// What one policy makes of one image. Requirements at level Warn go to `warnings`.
@@ -200,8 +206,8 @@ pub fn judge(case: &Case<'_>, sight: &Sight, warnings: &mut Vec<Why>) -> Verdict
     if let Some(verdict) = judge_by_name(case, sight.listed, warnings) {
         return verdict;
     }
-    if let Some(reason) = denied_by_digest(case, sight) {
-        return Verdict::Refuse(Why::Denied(reason.to_owned()));
+    if let Some(why) = denied_by_digest(case, sight) {
+        return Verdict::Refuse(why);
     }
     match case.policy.require.released {
         // Only a deny rule by digest asked for the facts.
@@ -221,13 +227,19 @@ pub fn judge(case: &Case<'_>, sight: &Sight, warnings: &mut Vec<Why>) -> Verdict
 }
 
 /// The emergency stop holds for the digest that is known, also when the registry cannot be asked just now.
-fn denied_by_digest<'a>(case: &Case<'a>, sight: &Sight) -> Option<&'a str> {
+fn denied_by_digest(case: &Case<'_>, sight: &Sight) -> Option<Why> {
     let subject = sight.subject.as_ref()?;
     let facts = match &sight.outcome {
         Outcome::Found(facts) => Some(facts),
         _ => sight.last.as_ref().map(|(facts, _)| facts),
     };
-    case.policy.denies_digest(subject.digest(), facts.map_or(&Manifest::default(), |facts| &facts.manifest))
+    let unread = Manifest::default();
+    let manifest = facts.map_or(&unread, |facts| &facts.manifest);
+    match case.policy.denies_digest(subject.digest(), manifest) {
+        Some(reason) => Some(Why::Denied(reason.to_owned())),
+        // An author could put the denied one behind as many others as are held.
+        None => (manifest.cut && case.policy.denies_digests()).then_some(Why::IndexTooLarge),
+    }
 }
 
 fn warn(warnings: &mut Vec<Why>, why: Why, sight: &Sight) -> Verdict {

@@ -1,47 +1,26 @@
 //! Which credentials a look-up shows: the Registry's own, or, where the installation opts in, the pod's.
-//!
-//! A Secret that was read is kept for a while and read again beside the review that finds it old, so that a warm review asks nobody.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, Client};
-use parking_lot::Mutex;
-use tokio::time::Instant;
+use kube::Client;
 
 use crate::{
-    credentials::PodCredentials,
+    credentials::{CredentialsError, SecretReader},
     image::Reference,
     keyring::{Holder, Keyring},
     lookups::Access,
     policy::RegistryEntry,
     registry::{CredentialIdentity, Credentials},
-    writer::bounded,
 };
-
-/// After this long a Secret is read again, beside whoever asks.
-const FRESH: Duration = Duration::from_secs(30);
-/// After this long it is read again before it is used.
-const STALE: Duration = Duration::from_secs(300);
-/// A Secret that could not be read is tried again after this long.
-const MISSING: Duration = Duration::from_secs(5);
-
-#[derive(Clone, Debug)]
-struct Held {
-    secret: Result<Arc<Secret>, String>,
-    read: Instant,
-    reading: bool,
-}
 
 /// Credentials for registries.
 #[derive(Clone, Default)]
 pub struct Wallet {
-    /// Secrets of our own namespace; none outside a cluster.
-    secrets: Option<Api<Secret>>,
-    held: Arc<Mutex<HashMap<String, Held>>>,
-    /// Pods' own credentials, where the installation opts in.
-    pods: Option<Arc<PodCredentials>>,
-    /// What is shown to listed registries without a Secret: from a Docker configuration file, for `check`.
+    /// Reads Secrets, and remembers them for a while; none outside a cluster.
+    secrets: Option<Arc<SecretReader>>,
+    /// Whether pods' own credentials are used: the installation opts in.
+    pods: bool,
+    /// What is shown where there is no Secret: from a Docker configuration file, for `check`.
     keyring: Option<Arc<Keyring>>,
 }
 
@@ -53,7 +32,7 @@ pub fn anonymous() -> Access {
 
 impl std::fmt::Debug for Wallet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Wallet").field("pods", &self.pods.is_some()).finish_non_exhaustive()
+        f.debug_struct("Wallet").field("pods", &self.pods).finish_non_exhaustive()
     }
 }
 
@@ -62,12 +41,15 @@ fn access(credentials: Credentials, holder: Holder) -> Access {
     Access { credentials, identity, own: holder == Holder::Registry }
 }
 
+fn own(found: Result<Credentials, CredentialsError>) -> Result<Access, String> {
+    found.map(|credentials| access(credentials, Holder::Registry)).map_err(|error| error.to_string())
+}
+
 impl Wallet {
     /// Credentials out of Secrets of our own namespace, and of pods where the installation opts in.
     #[must_use]
     pub fn new(client: Client, namespace: &str, pods: bool) -> Self {
-        let pods = pods.then(|| Arc::new(PodCredentials::new(client.clone())));
-        Self { secrets: Some(Api::namespaced(client, namespace)), pods, ..Self::default() }
+        Self { secrets: Some(Arc::new(SecretReader::new(client, namespace))), pods, keyring: None }
     }
 
     /// Credentials out of a Docker configuration file.
@@ -85,18 +67,18 @@ impl Wallet {
         registry: Option<&RegistryEntry>,
         image: &Reference,
         namespace: &str,
-        service_account: &str,
         pull_secrets: &[&str],
     ) -> Result<Access, String> {
-        match registry {
-            Some(registry) if registry.spec.credentials.is_some() => self.own(registry, image.registry()).await,
-            _ => match &self.pods {
-                Some(pods) => {
-                    let found = pods.find(namespace, service_account, pull_secrets, &image.name()).await;
-                    Ok(found.map_or_else(anonymous, |credentials| access(credentials, Holder::Pod)))
+        match (registry, &self.secrets) {
+            (Some(registry), _) if registry.spec.credentials.is_some() => self.own(registry, image.registry()).await,
+            (_, Some(secrets)) if self.pods => {
+                let found = secrets.pod_credentials(namespace, pull_secrets, &image.name()).await;
+                for error in &found.unusable {
+                    tracing::debug!(namespace, %error, "a pull secret cannot be used");
                 }
-                None => Ok(self.known(registry, image)),
-            },
+                Ok(found.credentials.into_iter().next().map_or_else(anonymous, |credentials| access(credentials, Holder::Pod)))
+            }
+            _ => Ok(self.known(registry, image)),
         }
     }
 
@@ -106,12 +88,11 @@ impl Wallet {
         if let Some(keyring) = &self.keyring {
             return keyring.lookup(&image.name()).into_iter().next().map_or_else(anonymous, |credentials| access(credentials, Holder::Pod));
         }
-        let Some(secret) = registry.and_then(|registry| registry.spec.credentials.as_ref()) else { return anonymous() };
-        let held = self.held.lock().get(&secret.secret_name).map(|held| held.secret.clone());
-        match held {
-            Some(Ok(secret)) => of_secret(&secret, image.registry()).unwrap_or_else(|_| anonymous()),
-            Some(Err(_)) | None => anonymous(),
-        }
+        let secret = registry.and_then(|registry| registry.spec.credentials.as_ref());
+        let known = secret
+            .zip(self.secrets.as_ref())
+            .and_then(|(secret, reader)| reader.known_registry_credentials(&secret.secret_name, image.registry()));
+        known.and_then(Result::ok).map_or_else(anonymous, |credentials| access(credentials, Holder::Registry))
     }
 
     /// The Registry's own credentials for one of its hosts; nothing where it names none.
@@ -120,47 +101,23 @@ impl Wallet {
     /// A sentence, when they cannot be had.
     pub async fn own(&self, registry: &RegistryEntry, host: &str) -> Result<Access, String> {
         let Some(secret) = &registry.spec.credentials else { return Ok(anonymous()) };
-        let secret = self.secret(&secret.secret_name).await?;
-        of_secret(&secret, host)
-    }
-
-    async fn secret(&self, name: &str) -> Result<Arc<Secret>, String> {
-        let now = Instant::now();
-        if let Some(held) = self.held.lock().get_mut(name) {
-            let age = now - held.read;
-            match &held.secret {
-                Ok(secret) if age < FRESH => return Ok(secret.clone()),
-                Ok(secret) if age < STALE => {
-                    let secret = secret.clone();
-                    if !held.reading {
-                        held.reading = true;
-                        let wallet = self.clone();
-                        let name = name.to_owned();
-                        tokio::spawn(async move { wallet.read(&name).await });
-                    }
-                    return Ok(secret);
-                }
-                Err(error) if age < MISSING => return Err(error.clone()),
-                Ok(_) | Err(_) => {}
-            }
+        match &self.secrets {
+            Some(reader) => own(reader.registry_credentials(&secret.secret_name, host).await),
+            None => match &self.keyring {
+                Some(keyring) => Ok(keyring
+                    .lookup(&format!("{host}/"))
+                    .into_iter()
+                    .next()
+                    .map_or_else(anonymous, |found| access(found, Holder::Registry))),
+                None => Err(format!("the Secret {} cannot be read outside the cluster", secret.secret_name)),
+            },
         }
-        self.read(name).await
     }
 
-    async fn read(&self, name: &str) -> Result<Arc<Secret>, String> {
-        let Some(api) = &self.secrets else { return Err(format!("the Secret {name} cannot be read outside the cluster")) };
-        let secret = bounded(api.get(name)).await.map(Arc::new).map_err(|error| format!("the Secret {name} cannot be read: {error}"));
-        let held = Held { secret: secret.clone(), read: Instant::now(), reading: false };
-        self.held.lock().insert(name.to_owned(), held);
-        secret
-    }
-}
-
-fn of_secret(secret: &Secret, host: &str) -> Result<Access, String> {
-    let name = secret.metadata.name.as_deref().unwrap_or_default();
-    match Keyring::of_registry(secret, host) {
-        Ok(Some(credentials)) => Ok(access(credentials, Holder::Registry)),
-        Ok(None) => Err(format!("the Secret {name} holds no credentials for {host}")),
-        Err(error) => Err(format!("the Secret {name} cannot be used: {error}")),
+    /// Has a Registry's credentials read anew at the next question: it refused them.
+    pub fn forget(&self, registry: &RegistryEntry) {
+        if let Some((secret, reader)) = registry.spec.credentials.as_ref().zip(self.secrets.as_ref()) {
+            reader.forget_registry_credentials(&secret.secret_name);
+        }
     }
 }

@@ -86,12 +86,12 @@ pub async fn feed<K>(
             watcher::Event::Apply(DeserializeGuard(Ok(object))) => sink.apply(object),
             watcher::Event::Delete(DeserializeGuard(object)) => {
                 let name = object.as_ref().map_or_else(|invalid| invalid.metadata.name.clone(), |object| object.meta().name.clone());
-                sink.delete(&name.unwrap_or_default());
+                sink.delete(name.as_deref().unwrap_or_default());
             }
             watcher::Event::InitApply(DeserializeGuard(Err(invalid))) | watcher::Event::Apply(DeserializeGuard(Err(invalid))) => {
                 // It keeps its last readable form. The schema of the API server lets nothing through that the types do not read.
                 let name = invalid.metadata.name.unwrap_or_default();
-                tracing::error!(%kind, name, error = %crate::history::clip(&invalid.error.to_string(), 300), "an object cannot be read; its last readable form stays");
+                tracing::error!(%kind, name, error = %crate::history::clip(&invalid.error, 300), "an object cannot be read; its last readable form stays");
             }
         }
     }

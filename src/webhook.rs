@@ -3,7 +3,7 @@
 //! | path | judges | how the API server's entry fails |
 //! |---|---|---|
 //! | `/validate/enforce` | policies in mode Enforce | closed |
-//! | `/validate/observe` | policies in modes Warn and Audit | open |
+//! | `/validate/observe` | policies in modes Warn and Audit: never refuses, whatever it cannot judge | open |
 //! | `/validate` | every policy, for calls by hand | – |
 //! | `/warn` | workload templates, by known facts | open |
 //!
@@ -22,7 +22,10 @@ use axum::{
 };
 use futures::{FutureExt as _, StreamExt as _};
 use serde::Deserialize;
-use tokio::time::Instant;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::Instant,
+};
 use tower::limit::ConcurrencyLimitLayer;
 
 use crate::{
@@ -34,7 +37,11 @@ use crate::{
 /// Bytes that a review may have.
 pub const MOST_BYTES: usize = 8 << 20;
 /// Reviews that are worked on at once; further ones wait their turn.
-const MOST_AT_ONCE: usize = 4_096;
+const MOST_AT_ONCE: usize = 1_024;
+/// A review that is larger than this takes one of few places, so that all bodies together stay within 128 MiB.
+const LARGE: usize = 64 << 10;
+/// Large reviews at once.
+const MOST_LARGE: usize = 8;
 /// How long before the API server's patience ends an answer leaves.
 const MARGIN: Duration = Duration::from_millis(1_500);
 /// The patience of an API server that names none.
@@ -71,7 +78,6 @@ fn read_seconds(text: &str) -> Option<Duration> {
 }
 
 /// The routes.
-#[must_use]
 pub fn router(gate: Arc<Gate>) -> Router {
     Router::new()
         .route("/validate", post(|state, query, body| validate(state, query, body, Scope::All)))
@@ -79,23 +85,34 @@ pub fn router(gate: Arc<Gate>) -> Router {
         .route("/validate/observe", post(|state, query, body| validate(state, query, body, Scope::Observe)))
         .route("/warn", post(warn))
         .layer(ConcurrencyLimitLayer::new(MOST_AT_ONCE))
-        .with_state(gate)
+        .with_state(Arc::new(Door { gate, large: Semaphore::new(MOST_LARGE) }))
+}
+
+/// The gate, and the places for large bodies.
+struct Door {
+    gate: Arc<Gate>,
+    large: Semaphore,
 }
 
 type MaybePatience = Result<Query<Patience>, axum::extract::rejection::QueryRejection>;
 
-async fn validate(State(gate): State<Arc<Gate>>, patience: MaybePatience, body: Body, scope: Scope) -> HttpResponse {
+async fn validate(State(door): State<Arc<Door>>, patience: MaybePatience, body: Body, scope: Scope) -> HttpResponse {
     let deadline = patience.map(|Query(patience)| patience).unwrap_or_default().deadline(Instant::now());
-    let body = match collect(body, deadline).await {
-        Ok(body) => body,
-        Err(response) => return answer(*response),
+    let response = judge(&door, body, scope, deadline).await;
+    answer(if scope == Scope::Observe { response.observed() } else { response })
+}
+
+async fn judge(door: &Door, body: Body, scope: Scope, deadline: Instant) -> Response {
+    let (body, _place) = match collect(body, &door.large, deadline).await {
+        Ok(collected) => collected,
+        Err(response) => return *response,
     };
-    let response = match review::read(&body) {
+    match review::read(&body) {
         Err(error) => {
-            gate.metrics.unreadable_requests.inc();
+            door.gate.metrics.unreadable_requests.inc();
             Response::refuse(review::uid_of(&body).unwrap_or_default(), error.to_string())
         }
-        Ok(request) => match AssertUnwindSafe(gate.review(&request, scope, deadline)).catch_unwind().await {
+        Ok(request) => match AssertUnwindSafe(door.gate.review(&request, scope, deadline)).catch_unwind().await {
             Ok(response) => response,
             Err(_) => {
                 tracing::error!(uid = %request.uid, "a review ended in a panic");
@@ -105,33 +122,44 @@ async fn validate(State(gate): State<Arc<Gate>>, patience: MaybePatience, body: 
                 )
             }
         },
-    };
-    answer(response)
+    }
 }
 
-async fn warn(State(gate): State<Arc<Gate>>, body: Body) -> HttpResponse {
-    let body = match collect(body, Instant::now() + Duration::from_secs(1)).await {
-        Ok(body) => body,
+async fn warn(State(door): State<Arc<Door>>, body: Body) -> HttpResponse {
+    let (body, _place) = match collect(body, &door.large, Instant::now() + Duration::from_secs(1)).await {
+        Ok(collected) => collected,
         Err(response) => return answer(Response::allow(response.uid)),
     };
     let response = match review::read(&body) {
         Err(_) => Response::allow(review::uid_of(&body).unwrap_or_default()),
-        Ok(request) => {
-            std::panic::catch_unwind(AssertUnwindSafe(|| gate.warn(&request))).unwrap_or_else(|_| Response::allow(request.uid.as_ref()))
-        }
+        Ok(request) => std::panic::catch_unwind(AssertUnwindSafe(|| door.gate.warn(&request)))
+            .unwrap_or_else(|_| Response::allow(request.uid.as_ref())),
     };
     answer(response)
 }
 
 /// Reads a body of at most [`MOST_BYTES`] before the deadline, or makes the refusal, with the uid where that much came.
-async fn collect(body: Body, deadline: Instant) -> Result<Vec<u8>, Box<Response>> {
+async fn collect(body: Body, large: &Semaphore, deadline: Instant) -> Result<(Vec<u8>, Option<SemaphorePermit<'_>>), Box<Response>> {
+    let mut place = None;
     let mut stream = body.into_data_stream();
     let mut bytes = Vec::new();
     let refuse = |bytes: &[u8], why: String| Err(Box::new(Response::refuse(review::uid_of(bytes).unwrap_or_default(), why)));
     loop {
         match tokio::time::timeout_at(deadline, stream.next()).await {
-            Ok(None) => return Ok(bytes),
-            Ok(Some(Ok(chunk))) if bytes.len() + chunk.len() <= MOST_BYTES => bytes.extend_from_slice(&chunk),
+            Ok(None) => return Ok((bytes, place)),
+            Ok(Some(Ok(chunk))) if bytes.len() + chunk.len() <= MOST_BYTES => {
+                if bytes.len() + chunk.len() > LARGE && place.is_none() {
+                    match tokio::time::timeout_at(deadline, large.acquire()).await {
+                        Ok(permit) => place = permit.ok(),
+                        Err(_) => {
+                            bytes.extend_from_slice(&chunk);
+                            let why = "too many large reviews are being worked on: try again shortly";
+                            return Err(Box::new(Response::later(review::uid_of(&bytes).unwrap_or_default(), why.to_owned(), 2)));
+                        }
+                    }
+                }
+                bytes.extend_from_slice(&chunk);
+            }
             Ok(Some(Ok(_))) => return refuse(&bytes, format!("the AdmissionReview is larger than {} MiB", MOST_BYTES >> 20)),
             Ok(Some(Err(_))) => return refuse(&bytes, "the AdmissionReview broke off".to_owned()),
             Err(_) => return refuse(&bytes, "the AdmissionReview did not arrive in time".to_owned()),
@@ -165,5 +193,18 @@ mod tests {
         assert_eq!(leaves(Some("2s")), 1_000, "half of a short one");
         assert_eq!(leaves(Some("rubbish")), 8_500);
         assert_eq!(leaves(None), 8_500);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_in_vain_for_a_place_among_the_large_is_told_to_come_back() {
+        let body = format!(r#"{{"request":{{"uid":"u-1","object":"{}"}}}}"#, "x".repeat(LARGE));
+        let deadline = Instant::now() + Duration::from_secs(1);
+        let (none, one) = (Semaphore::new(0), Semaphore::new(1));
+        let response = collect(Body::from(body.clone()), &none, deadline).await.unwrap_err();
+        let status = response.status.unwrap();
+        assert_eq!((response.uid.as_str(), response.allowed, status.code), ("u-1", false, 504));
+        assert_eq!(status.message, "too many large reviews are being worked on: try again shortly");
+        let (whole, _place) = collect(Body::from(body.clone()), &one, deadline).await.unwrap();
+        assert_eq!(whole, body.into_bytes());
     }
 }

@@ -1,7 +1,26 @@
 //! Tests in process: no API server, no network beyond loopback.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "clippy allows these in #[test] functions; here the helpers around them fail the same way"
+)]
 
 #[path = "support/mod.rs"]
 mod support;
 
+#[path = "suite/acr.rs"]
+mod acr;
+#[path = "suite/cli.rs"]
+mod cli;
+#[path = "suite/crds.rs"]
+mod crds;
+#[path = "suite/fuzz.rs"]
+mod fuzz;
+#[path = "suite/reference.rs"]
+mod reference;
 #[path = "suite/registry.rs"]
 mod registry;
+
+#[path = "suite/lookups.rs"]
+mod lookups;

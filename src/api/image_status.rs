@@ -9,6 +9,8 @@ use super::Conditions;
 
 /// Transitions that an ImageStatus remembers at the most.
 pub const MAX_HISTORY: usize = 20;
+/// Images of an index that an ImageStatus lists at the most.
+pub const MAX_CHILDREN: usize = 16;
 /// Bytes of JSON that one ImageStatus may have, `managedFields` included.
 pub const MAX_OBJECT_BYTES: usize = 4096;
 
@@ -181,6 +183,9 @@ pub struct ImageStatusStatus {
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     #[schemars(length(max = 16))]
     pub children: Vec<String>,
+    /// The index has more image manifests than are listed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub more_children: bool,
     /// The last transitions, oldest first, numbered without gaps.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Atomic)]

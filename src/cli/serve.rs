@@ -73,3 +73,57 @@ pub struct ServeArguments {
     #[arg(long, env = "LAZARETTO_LOG_FORMAT", value_enum, default_value = "json")]
     pub log_format: LogFormat,
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Only {
+        #[command(flatten)]
+        serve: ServeArguments,
+    }
+
+    fn read(arguments: &[&str]) -> Result<ServeArguments, clap::Error> {
+        let own = ["lazaretto", "--namespace=lazaretto-system", "--pod-name=lazaretto-0"];
+        Only::try_parse_from(own.iter().chain(arguments)).map(|only| only.serve)
+    }
+
+    #[test]
+    fn the_arguments_of_the_chart_are_read() {
+        let arguments = read(&[
+            "--webhook-address=[::]:9443",
+            "--excluded-namespaces=kube-system,cni",
+            "--pod-pull-secrets=true",
+            "--collect-after=7d",
+            "--cluster-ranges=10.0.0.0/8,fd00::/8",
+            "--tls-name=a",
+            "--tls-name=b",
+            "--log-level=debug",
+            "--log-format=text",
+        ])
+        .unwrap();
+        assert_eq!(arguments.webhook_address.to_string(), "[::]:9443");
+        assert_eq!(arguments.excluded_namespaces, ["kube-system", "cni"]);
+        assert!(arguments.pod_pull_secrets);
+        assert_eq!(arguments.collect_after.to_string(), "7d");
+        assert_eq!(arguments.cluster_ranges, ["10.0.0.0/8", "fd00::/8"]);
+        assert_eq!(arguments.tls_names, ["a", "b"]);
+        assert_eq!((arguments.log_level, arguments.log_format), (tracing::level_filters::LevelFilter::DEBUG, LogFormat::Text));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for (argument, words) in [
+            ("--webhook-timeout-seconds=31", "31 is not in 2..=30"),
+            ("--collect-after=2w", "\"2w\" is not a duration: write it like 30s, 5m, 1h30m or 7d"),
+            ("--service-port=0", "0 is not in 1..=65535"),
+            ("--webhook-address=8443", "invalid socket address syntax"),
+        ] {
+            let error = read(&[argument]).unwrap_err().to_string();
+            assert!(error.contains(words), "{argument}: {error}");
+        }
+    }
+}

@@ -1,5 +1,7 @@
 use super::*;
 use crate::api::{Decision, DecisionState, ImageStatusSpec};
+use crate::facts::Child;
+use crate::image::Digest;
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_700_000_000 + second).unwrap()
@@ -71,6 +73,18 @@ fn bad_is_cleared_only_by_an_explicit_release() {
 }
 
 #[test]
+fn a_flag_that_nobody_keeps_any_more_releases_nothing() {
+    let mut image = object();
+    let mut kept = seen(State::Quarantined, 1, false);
+    kept.facts.provider = Provider::Managed;
+    apply(&mut image, &kept);
+    let mut nobody = seen(State::Unmanaged, 2, false);
+    nobody.facts.provider = Provider::None;
+    assert!(!apply(&mut image, &nobody));
+    assert_eq!(states(&image), [(1, State::Quarantined)]);
+}
+
+#[test]
 fn what_is_not_emitted_is_never_forgotten() {
     let mut image = object();
     let states = [State::Quarantined, State::Released];
@@ -84,10 +98,10 @@ fn what_is_not_emitted_is_never_forgotten() {
         status.emitted_through = 19;
     }
     assert!(apply(&mut image, &seen(State::Failed, 201, true)));
-    let status = image.status.as_ref().unwrap();
-    assert_eq!(status.history.last().map(|last| last.number), Some(21));
-    assert!(status.history.iter().any(|transition| transition.number == 20), "number 20 is not out yet");
-    let numbers: Vec<_> = status.history.iter().map(|transition| transition.number).collect();
+    let written = image.status.as_ref().unwrap();
+    assert_eq!(written.history.last().map(|last| last.number), Some(21));
+    assert!(written.history.iter().any(|transition| transition.number == 20), "number 20 is not out yet");
+    let numbers: Vec<_> = written.history.iter().map(|transition| transition.number).collect();
     assert!(numbers.windows(2).all(|pair| pair[0] + 1 == pair[1]), "no gaps: {numbers:?}");
 }
 
@@ -102,9 +116,7 @@ fn the_object_stays_within_its_bytes() {
         observation.facts.details = "d".repeat(2_000);
         observation.facts.manifest.children =
             (0..40).map(|n| crate::facts::Child { digest: crate::image::Digest::of(&[n]), platform: format!("linux/arch{n}") }).collect();
-        if !apply(&mut image, &observation) {
-            panic!("step {step} was not applied");
-        }
+        assert!(apply(&mut image, &observation), "step {step} was not applied");
         let status = image.status.as_mut().unwrap();
         assert!(!status.history.is_empty());
         status.emitted_through = status.history.last().unwrap().number;
@@ -139,4 +151,30 @@ fn the_condition_can_be_waited_for() {
     assert_eq!(released(&image), "False");
     apply(&mut image, &seen(State::Released, 2, true));
     assert_eq!(released(&image), "True");
+}
+
+#[test]
+fn of_an_index_that_is_too_large_it_is_written_that_more_was_there() {
+    let mut image = object();
+    let child = |at: usize| Child { digest: Digest::of(&at.to_le_bytes()), platform: "linux/amd64".into() };
+    let mut index = seen(State::Released, 1, true);
+    index.facts.manifest.children = (0..MAX_CHILDREN).map(child).collect();
+    assert!(apply(&mut image, &index));
+    assert!(!image.status.as_ref().unwrap().more_children, "all of them are listed");
+    index.facts.manifest.children.push(child(MAX_CHILDREN));
+    assert!(apply(&mut image, &index));
+    let status = image.status.as_ref().unwrap();
+    assert!(status.more_children && status.children.len() == MAX_CHILDREN, "{status:?}");
+    let read = crate::index::Known::read(&image, at(2)).unwrap().1.facts.manifest;
+    assert!(read.cut && read.children.len() == MAX_CHILDREN);
+
+    // What does not fit into the object's bytes is the same; and the next look, which sees all of it, writes nothing new.
+    let mut image = object();
+    image.metadata.annotations = Some([("filler".to_owned(), "x".repeat(1_500))].into());
+    index.facts.manifest.children.truncate(MAX_CHILDREN);
+    assert!(apply(&mut image, &index));
+    let status = image.status.as_ref().unwrap();
+    assert!(status.more_children && status.children.len() < MAX_CHILDREN, "{status:?}");
+    index.facts.observed_at = at(9);
+    assert!(!apply(&mut image, &index), "{:?}", image.status);
 }

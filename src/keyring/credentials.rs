@@ -59,7 +59,7 @@ pub enum Holder {
 }
 
 /// Tells credentials apart without knowing them: a keyed hash of the content under a salt that lives as long as the process. Made by
-/// [`Credentials::identity`](crate::registry).
+/// [`Credentials::identity`], in the module `registry`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CredentialIdentity {
     /// None were shown.

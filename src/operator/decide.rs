@@ -34,7 +34,7 @@ pub(super) async fn run(term: Term) {
         rules.mark_unchanged();
         let work: Vec<String> = {
             let index = operator.index.read();
-            let due = |known: &&std::sync::Arc<crate::index::Known>| known.waiting > 0 || known.undecided;
+            let due = |known: &&std::sync::Arc<crate::index::Known>| known.waiting > 0 || (known.undecided && !known.blank);
             index.images().filter(|(_, known)| due(known)).map(|(_, known)| known.name.clone()).collect()
         };
         let failed = stream::iter(work)
@@ -74,16 +74,22 @@ async fn decide(term: &Term, name: &str) -> Result<(), WriteError> {
     }) else {
         return Ok(());
     };
-    if !known.undecided || !term.may_write() {
+    // Nothing is decided about what the registry has not confirmed: the decision waits in the object for the first look.
+    if !known.undecided || known.blank || !term.may_write() {
         return Ok(());
     }
     let rules = operator.index.read().rules();
     let registry = rules.registry_for(subject.registry(), subject.repository());
-    match registry.map_or(QuarantineProvider::None, |registry| registry.provider) {
+    let provider = registry.map_or(QuarantineProvider::None, |registry| registry.provider);
+    match provider {
+        // What we held while we kept the flag stays held when nobody keeps it any more, until a person releases it.
+        QuarantineProvider::None if known.facts.provider == Provider::Managed => {
+            operator.writer.change(name, |object| managed(object, Timestamp::now())).await.map(drop)
+        }
         QuarantineProvider::Managed => operator.writer.change(name, |object| managed(object, Timestamp::now())).await.map(drop),
         QuarantineProvider::None => {
-            // Nobody keeps a flag, so the decision is kept for the day when somebody does; it is not asked again.
-            operator.writer.change(name, |object| settled(object)).await.map(drop)
+            // Nobody keeps a flag, so there is nothing to decide: who begins to keep one decides anew.
+            operator.writer.change(name, settled).await.map(drop)
         }
         QuarantineProvider::AzureContainerRegistry => {
             let Some(registry) = registry else { return Ok(()) };

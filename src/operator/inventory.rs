@@ -2,7 +2,11 @@
 //!
 //! The type that is watched is our own and not k8s-openapi's Pod: 150,000 pods are planned for, and of each only names and images matter.
 
-use std::{borrow::Cow, collections::HashMap, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use futures::StreamExt as _;
 use k8s_openapi::NamespaceResourceScope;
@@ -123,16 +127,16 @@ pub struct Held {
 pub struct Inventory {
     pods: HashMap<String, Held>,
     /// Texts that many pods share.
-    texts: HashMap<Arc<str>, ()>,
+    texts: HashSet<Arc<str>>,
 }
 
 impl Inventory {
     fn text(&mut self, text: &str) -> Arc<str> {
-        if let Some((held, ())) = self.texts.get_key_value(text) {
+        if let Some(held) = self.texts.get(text) {
             return held.clone();
         }
         let held: Arc<str> = text.into();
-        self.texts.insert(held.clone(), ());
+        self.texts.insert(held.clone());
         held
     }
 
@@ -180,7 +184,7 @@ impl Inventory {
     }
 
     fn forget_texts(&mut self) {
-        self.texts.retain(|text, ()| Arc::strong_count(text) > 1);
+        self.texts.retain(|text| Arc::strong_count(text) > 1);
     }
 }
 

@@ -150,6 +150,9 @@ async fn pass(term: &Term, api: &Api<Registry>, entry: &Arc<RegistryEntry>) -> R
         Ok(access) => operator.lookups.health(entry, access).await,
         Err(why) => Err(Failure::Unauthorized(why.clone())),
     };
+    if matches!(health, Err(Failure::Unauthorized(_))) {
+        operator.wallet.forget(entry);
+    }
     let reachable = !matches!(health, Err(Failure::Outage(_)));
     let authorized = match &health {
         Ok(()) => Some(true),

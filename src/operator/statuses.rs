@@ -33,7 +33,7 @@ pub(super) async fn write_all(term: &Term, debts: Option<&std::collections::BTre
         let name = object.name_any();
         let old = object.status.clone().unwrap_or_default();
         let mut new = QuarantinePolicyStatus { observed_generation: object.metadata.generation, ..old.clone() };
-        ready(&mut new.conditions, "Ready", why(Kind::Policy, &name), object.metadata.generation, now);
+        ready(&mut new.conditions, "Ready", why(Kind::Policy, &name).as_deref(), object.metadata.generation, now);
         if let Some(debts) = debts {
             new.debts = debts.get(&name).cloned().unwrap_or_default();
         }
@@ -48,7 +48,7 @@ pub(super) async fn write_all(term: &Term, debts: Option<&std::collections::BTre
         let old = object.status.clone().unwrap_or_default();
         let mut new = WaiverStatus { observed_generation: object.metadata.generation, ..old.clone() };
         let ended = (object.spec.expires <= now).then(|| format!("it expired at {}", object.spec.expires));
-        ready(&mut new.conditions, "Active", why(Kind::Waiver, &name).or(ended), object.metadata.generation, now);
+        ready(&mut new.conditions, "Active", why(Kind::Waiver, &name).or(ended).as_deref(), object.metadata.generation, now);
         if new != old {
             write(term, &waivers, &name, json!(new)).await?;
         }
@@ -60,7 +60,7 @@ pub(super) async fn write_all(term: &Term, debts: Option<&std::collections::BTre
         let Some(why) = why(Kind::Registry, &name) else { continue };
         let old = object.status.clone().unwrap_or_default();
         let mut new = RegistryStatus { observed_generation: object.metadata.generation, ..old.clone() };
-        ready(&mut new.conditions, "Ready", Some(why), object.metadata.generation, now);
+        ready(&mut new.conditions, "Ready", Some(&why), object.metadata.generation, now);
         if new != old {
             write(term, &registries, &name, json!(new)).await?;
         }
@@ -78,10 +78,10 @@ where
     apply_status(api, name, status, &term.operator.metrics).await.map_err(|error| error.to_string())
 }
 
-fn ready(conditions: &mut Conditions, type_: &str, why_not: Option<String>, generation: Option<i64>, now: Timestamp) {
-    let (status, reason, message) = match &why_not {
+fn ready(conditions: &mut Conditions, type_: &str, why_not: Option<&str>, generation: Option<i64>, now: Timestamp) {
+    let (status, reason, message) = match why_not {
         None => (true, "Read", ""),
-        Some(why) => (false, "NotInForce", why.as_str()),
+        Some(why) => (false, "NotInForce", why),
     };
     let message = if type_ == "Ready" && !status {
         format!("{message}. Its last readable form, if there was one, stays in force")

@@ -145,9 +145,9 @@ pub(super) fn kind(address: IpAddr) -> Kind {
 
 /// The IPv4 address in an IPv4-mapped, IPv4-compatible or NAT64 address.
 fn carried(address: Ipv6Addr) -> Option<Ipv4Addr> {
-    let [a, b, c, d, e, f, high, low] = address.segments();
-    let mapped = [a, b, c, d, e] == [0; 5] && (f == 0xffff || (f == 0 && high != 0));
-    let nat64 = [a, b, c, d, e, f] == [0x0064, 0xff9b, 0, 0, 0, 0];
+    let [prefix @ .., high, low] = address.segments();
+    let mapped = prefix == [0, 0, 0, 0, 0, 0xffff] || (prefix == [0; 6] && high != 0);
+    let nat64 = prefix == [0x0064, 0xff9b, 0, 0, 0, 0];
     (mapped || nat64).then(|| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)))
 }
 

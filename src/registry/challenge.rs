@@ -161,7 +161,7 @@ mod tests {
             ),
             // several in one header and in several headers: Bearer first
             (&[r#"Basic realm="harbor", Bearer realm="https://a/t",service="s""#], Some(bearer("https://a/t", Some("s"), &[]))),
-            (&[r#"Basic realm="x""#, r#"Negotiate abc=="#, r#"Bearer realm="https://a/t""#], Some(bearer("https://a/t", None, &[]))),
+            (&[r#"Basic realm="x""#, "Negotiate abc==", r#"Bearer realm="https://a/t""#], Some(bearer("https://a/t", None, &[]))),
             (&[r#"BASIC realm="Sonatype Nexus Repository Manager""#], Some(Challenge::Basic)),
             (&["Basic"], Some(Challenge::Basic)),
             // a realm inside another scheme's parameters is not Bearer's

@@ -61,18 +61,9 @@ impl Endpoint {
     pub fn listed(host: &str, spec: &RegistrySpec) -> Result<Self, EndpointError> {
         let base = match &spec.endpoint {
             None => base_of(host, if spec.plain_http { "http" } else { "https" })?,
-            Some(endpoint) => {
-                let base = Url::parse(endpoint).map_err(|_| EndpointError::Endpoint(endpoint.clone()))?;
-                let bare = base.has_host()
-                    && base.path() == "/"
-                    && base.query().is_none()
-                    && base.fragment().is_none()
-                    && base.username().is_empty();
-                let scheme = base.scheme() == "https" || (spec.plain_http && base.scheme() == "http");
-                if !bare || !scheme || base.password().is_some() {
-                    return Err(EndpointError::Endpoint(endpoint.clone()));
-                }
-                base
+            Some(written) => {
+                let permitted = |url: &Url| is_bare(url) && (url.scheme() == "https" || (spec.plain_http && url.scheme() == "http"));
+                Url::parse(written).ok().filter(permitted).ok_or_else(|| EndpointError::Endpoint(written.clone()))?
             }
         };
         Ok(Self {
@@ -97,17 +88,17 @@ fn base_of(host: &str, scheme: &str) -> Result<Url, EndpointError> {
         Some(found) => reached.split(':').next() == Some(found.to_string().as_str()),
         None => false,
     };
-    if written
-        && base.path() == "/"
-        && base.query().is_none()
-        && base.fragment().is_none()
-        && base.username().is_empty()
-        && base.password().is_none()
-    {
-        Ok(base)
-    } else {
-        Err(wrong())
-    }
+    if written && is_bare(&base) { Ok(base) } else { Err(wrong()) }
+}
+
+/// Scheme, host and port only.
+fn is_bare(url: &Url) -> bool {
+    url.has_host()
+        && url.path() == "/"
+        && url.query().is_none()
+        && url.fragment().is_none()
+        && url.username().is_empty()
+        && url.password().is_none()
 }
 
 /// Certificate authorities of one Registry, read and bounded.
@@ -142,5 +133,78 @@ impl Authorities {
 impl fmt::Debug for Authorities {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "Authorities({})", self.0.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_reached_where_it_says() {
+        let cases = [
+            ("reg.example", "https://reg.example/"),
+            ("reg.example:5000", "https://reg.example:5000/"),
+            ("docker.io", "https://registry-1.docker.io/"),
+            ("localhost:5000", "https://localhost:5000/"),
+            ("10.0.0.1:5000", "https://10.0.0.1:5000/"),
+            ("[fd00::1]:5000", "https://[fd00::1]:5000/"),
+        ];
+        for (host, base) in cases {
+            let endpoint = Endpoint::unlisted(host).unwrap();
+            assert_eq!((endpoint.base.as_str(), endpoint.listed, endpoint.plain_http), (base, false, false), "{host}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_host_is_refused() {
+        for host in [
+            "",
+            "a/b",
+            "user@reg.example",
+            "reg.example?x",
+            "reg.example#x",
+            "0x7f.1",
+            "127.1",
+            "reg example",
+            "reg.example:99999",
+            "REG.example",
+            "a:b:c",
+        ] {
+            assert_eq!(Endpoint::unlisted(host), Err(EndpointError::Host(host.into())), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_registry_object_may_say_where_and_how() {
+        let of = |endpoint: Option<&str>, plain_http: bool| {
+            let spec = RegistrySpec { endpoint: endpoint.map(Into::into), plain_http, ..RegistrySpec::default() };
+            Endpoint::listed("reg.example", &spec).map(|endpoint| endpoint.base.to_string())
+        };
+        assert_eq!(of(None, false), Ok("https://reg.example/".into()));
+        assert_eq!(of(None, true), Ok("http://reg.example/".into()));
+        assert_eq!(of(Some("https://harbor.svc:8443"), false), Ok("https://harbor.svc:8443/".into()));
+        assert_eq!(of(Some("http://harbor.svc"), true), Ok("http://harbor.svc/".into()));
+        for (written, plain_http) in [
+            ("http://harbor.svc", false),
+            ("https://harbor.svc/path", false),
+            ("https://u:p@harbor.svc", false),
+            ("https://harbor.svc?x", false),
+            ("harbor.svc", true),
+        ] {
+            assert_eq!(of(Some(written), plain_http), Err(EndpointError::Endpoint(written.into())), "{written}");
+        }
+    }
+
+    #[test]
+    fn authorities_are_certificates() {
+        let mut ca = rcgen::CertificateParams::default();
+        ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let pem = ca.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem();
+        assert_eq!(format!("{:?}", Authorities::from_pem(&pem.repeat(2)).unwrap()), "Authorities(2)");
+        assert!(Authorities::from_pem(&pem.repeat(129)).is_err());
+        for wrong in ["", "no PEM", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
+            assert!(matches!(Authorities::from_pem(wrong), Err(EndpointError::Authorities(_))), "{wrong}");
+        }
     }
 }

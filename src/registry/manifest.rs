@@ -95,7 +95,7 @@ pub(super) fn read(content_type: Option<&str>, bytes: &[u8]) -> Result<Document,
         (true, Some(entries), None, None) => index(media_type, entries),
         (false, None, Some(config), _) => {
             let config = digest(&config.digest)?;
-            Ok(Document { media_type, manifest: Manifest { config: Some(config), children: Vec::new() }, nested: Vec::new() })
+            Ok(Document { media_type, manifest: Manifest { config: Some(config), ..Manifest::default() }, nested: Vec::new() })
         }
         _ => Err(format!("the registry served a document as `{}` that is not of this form", cut(&media_type))),
     }
@@ -117,7 +117,7 @@ fn index(media_type: String, entries: Vec<Descriptor>) -> Result<Document, Strin
             return Err(format!("the registry served an index of more than {MOST_CHILDREN} images"));
         }
     }
-    Ok(Document { media_type, manifest: Manifest { config: None, children }, nested })
+    Ok(Document { media_type, manifest: Manifest { children, ..Manifest::default() }, nested })
 }
 
 /// An image of an index, unless it is for no platform. BuildKit's attestations stand as `unknown/unknown`; their annotation alone proves nothing, for an entry with
@@ -157,7 +157,7 @@ mod tests {
     const CONFIG: &str = "sha256:c5b1d63604f273462ef36fadac3182d43ae6a6138731cf594b314835cf1c034f";
 
     fn of(n: u8) -> String {
-        format!("sha256:{:064x}", n)
+        format!("sha256:{n:064x}")
     }
 
     fn entry(n: u8, kind: &str, rest: &str) -> String {
@@ -177,7 +177,7 @@ mod tests {
         assert_eq!(Digest::of(text.as_bytes()).to_string(), "sha256:09ade42fe3e69018a3360bb092265af902f9e7d6013146cf152c82ac3a944707");
         let expected = Document {
             media_type: OCI_MANIFEST.into(),
-            manifest: Manifest { config: Some(CONFIG.parse().unwrap()), children: vec![] },
+            manifest: Manifest { config: Some(CONFIG.parse().unwrap()), ..Manifest::default() },
             nested: vec![],
         };
         for served in [Some(OCI_MANIFEST), Some("Application/vnd.OCI.image.manifest.v1+json; charset=utf-8"), None] {

@@ -17,7 +17,8 @@ use super::{
     challenge::{Challenge, challenge},
     failure::tidy,
     realm,
-    token::{self, Slot, TokenKey, Tokens},
+    slots::Slot,
+    token::{self, TokenKey, Tokens},
     transport::{Hop, Transport, outage, peer},
 };
 use crate::{facts::OutageKind, keyring::REFRESH_TOKEN_USER};
@@ -56,7 +57,7 @@ impl Question<'_> {
             if answer.status != StatusCode::UNAUTHORIZED {
                 return Ok(answer);
             }
-            slot.forget(&value);
+            slot.forget_if(|held| *held == value);
         }
         // Some registries challenge well only whoever shows nothing.
         let answer = self.fetch(ask, None).await?;
@@ -71,7 +72,7 @@ impl Question<'_> {
         if answer.status != StatusCode::UNAUTHORIZED {
             return Ok(answer);
         }
-        slot.forget(&value);
+        slot.forget_if(|held| *held == value);
         let told = match Failure::of(answer.status, &answer.headers, &answer.body, Timestamp::now()) {
             Failure::Unauthorized(told) => told,
             other => other.to_string(),
@@ -145,7 +146,7 @@ impl Question<'_> {
     }
 
     /// What to show, from the token server or the credentials themselves. One asks for a key at a time; whoever waited finds it done.
-    async fn authorization(&self, slot: &Slot, challenge: &Challenge) -> Result<HeaderValue, Failure> {
+    async fn authorization(&self, slot: &Slot<HeaderValue>, challenge: &Challenge) -> Result<HeaderValue, Failure> {
         let _renewing = slot.renewal.lock().await;
         if let Some(value) = slot.current() {
             return Ok(value);
@@ -156,7 +157,7 @@ impl Question<'_> {
                 self.token(realm, service.as_deref(), &token::scopes_to_ask(self.scopes, scopes)).await?
             }
         };
-        slot.keep(&value, lifetime);
+        slot.keep(value.clone(), lifetime);
         Ok(value)
     }
 
@@ -174,24 +175,16 @@ impl Question<'_> {
     async fn token(&self, realm: &str, service: Option<&str>, scopes: &[String]) -> Result<(HeaderValue, Duration), Failure> {
         let (realm, rules) =
             realm::permit(self.endpoint, realm, !self.credentials.is_anonymous()).map_err(|why| Failure::Misbehaved(tidy(&why, 256)))?;
-        let mut answer = None;
-        if let Credentials::RefreshToken { token } = self.credentials {
-            let mut headers = HeaderMap::new();
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
-            let form = token::post_form(service, scopes, token);
-            let found = self.send(Method::POST, &realm, headers, Some(form), rules).await?;
-            // Token servers from before OAuth2 know GET alone.
-            answer = (!matches!(found.status.as_u16(), 404 | 405)).then_some(found);
-        }
-        let answer = match answer {
-            Some(answer) => answer,
-            None => {
-                let mut headers = HeaderMap::new();
-                if !self.credentials.is_anonymous() {
-                    headers.insert(AUTHORIZATION, self.basic()?);
-                }
-                self.send(Method::GET, &token::get_url(&realm, service, scopes), headers, None, rules).await?
+        let posted = match self.credentials {
+            Credentials::RefreshToken { token } => {
+                Some(self.post_for_token(&realm, token::post_form(service, scopes, token), rules).await?)
             }
+            _ => None,
+        };
+        // Token servers from before OAuth2 know GET alone.
+        let answer = match posted.filter(|posted| !matches!(posted.status.as_u16(), 404 | 405)) {
+            Some(posted) => posted,
+            None => self.get_token(&token::get_url(&realm, service, scopes), rules).await?,
         };
         let server = peer(&realm);
         let misbehaved = |what: &str| Failure::Misbehaved(tidy(&format!("the token server {server} {what}"), 256));
@@ -208,5 +201,19 @@ impl Question<'_> {
             500..=599 => outage(OutageKind::ServerError, &format!("the token server {server} answered {}", answer.status)),
             _ => misbehaved(&format!("answers {}", answer.status)),
         })
+    }
+
+    async fn post_for_token(&self, realm: &Url, form: Bytes, rules: Rules) -> Result<Answer, Failure> {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+        self.send(Method::POST, realm, headers, Some(form), rules).await
+    }
+
+    async fn get_token(&self, url: &Url, rules: Rules) -> Result<Answer, Failure> {
+        let mut headers = HeaderMap::new();
+        if !self.credentials.is_anonymous() {
+            headers.insert(AUTHORIZATION, self.basic()?);
+        }
+        self.send(Method::GET, url, headers, None, rules).await
     }
 }

@@ -58,10 +58,7 @@ pub(super) fn is_own(endpoint: &Endpoint, host: &str) -> bool {
 
 /// Whether a host is the domain above the registry's own, or within it. That domain has at least two labels, and no address has one.
 pub(super) fn is_relative(endpoint: &Endpoint, host: &str) -> bool {
-    let own = match endpoint.base.host() {
-        Some(url::Host::Domain(own)) => own,
-        _ => return false,
-    };
+    let Some(url::Host::Domain(own)) = endpoint.base.host() else { return false };
     let Some((_, parent)) = own.split_once('.') else { return false };
     parent.contains('.') && (host == parent || host.strip_suffix(parent).is_some_and(|rest| rest.ends_with('.')))
 }

@@ -1,7 +1,7 @@
 //! What to show a registry, how long it is good for, and how to ask a token server for it (Docker's token and OAuth2 specifications, in distribution's
 //! `docs/content/spec/auth`).
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::time::Duration;
 
 use base64::{
     Engine as _,
@@ -10,15 +10,13 @@ use base64::{
 use bytes::Bytes;
 use http::HeaderValue;
 use jiff::Timestamp;
-use parking_lot::Mutex;
 use serde::Deserialize;
-use tokio::time::Instant;
 use url::{Url, form_urlencoded};
 
-use super::{Authorities, CredentialIdentity, Endpoint};
+use super::{Authorities, CredentialIdentity, Endpoint, slots::Slots};
 
 /// Entries beyond this many push out those that end soonest.
-const MOST_ENTRIES: usize = 4096;
+pub(super) const MOST_TOKENS: usize = 4096;
 /// What a token without a word about its end is good for.
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(60);
 /// No token is kept longer, that a right taken away is noticed.
@@ -48,60 +46,8 @@ impl TokenKey {
     }
 }
 
-/// What was last found good, by key.
-#[derive(Default)]
-pub(super) struct Tokens(Mutex<HashMap<TokenKey, Arc<Slot>>>);
-
-/// The place of one token.
-#[derive(Default)]
-pub(super) struct Slot {
-    /// Held by the one that asks for a new one; the others wait and find it done.
-    pub(super) renewal: tokio::sync::Mutex<()>,
-    held: Mutex<Option<(HeaderValue, Instant)>>,
-}
-
-impl Slot {
-    /// The value of `Authorization` to show, unless it ended.
-    pub(super) fn current(&self) -> Option<HeaderValue> {
-        self.held.lock().as_ref().filter(|(_, until)| *until > Instant::now()).map(|(value, _)| value.clone())
-    }
-
-    pub(super) fn keep(&self, value: &HeaderValue, lifetime: Duration) {
-        *self.held.lock() = Some((value.clone(), Instant::now() + lifetime));
-    }
-
-    /// Forgets a value that was refused, unless there is another by now.
-    pub(super) fn forget(&self, refused: &HeaderValue) {
-        self.held.lock().take_if(|(value, _)| value == refused);
-    }
-
-    fn until(&self) -> Option<Instant> {
-        self.held.lock().as_ref().map(|(_, until)| *until)
-    }
-}
-
-impl Tokens {
-    pub(super) fn slot(&self, key: TokenKey) -> Arc<Slot> {
-        let mut slots = self.0.lock();
-        if slots.len() >= MOST_ENTRIES && !slots.contains_key(&key) {
-            let now = Instant::now();
-            slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.until().is_some_and(|until| until > now));
-            if slots.len() >= MOST_ENTRIES {
-                let mut ends: Vec<_> = slots.values().filter_map(|slot| slot.until()).collect();
-                ends.sort_unstable();
-                let soon = ends.get(MOST_ENTRIES / 4).copied().unwrap_or(now);
-                slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.until().is_some_and(|until| until > soon));
-            }
-        }
-        Arc::clone(slots.entry(key).or_default())
-    }
-}
-
-impl fmt::Debug for Tokens {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "Tokens({})", self.0.lock().len())
-    }
-}
+/// What was last found good, by key: values of `Authorization`.
+pub(super) type Tokens = Slots<TokenKey, HeaderValue>;
 
 /// The scopes to ask for: the caller's, and of the registry's those that ask for no more than reading or what the caller asks for. A registry behind a path of its own
 /// (Artifactory, Nexus) knows its repositories by longer names than we do.
@@ -182,7 +128,7 @@ pub(super) fn read_answer(body: &[u8], now: Timestamp) -> Result<(HeaderValue, D
     let lifetime = said.or_else(|| left_by_its_claims(&token, now)).unwrap_or(DEFAULT_LIFETIME).min(MOST_LIFETIME);
     // Better asked for once too often than shown too late.
     let margin = (lifetime / 5).min(Duration::from_secs(30));
-    Ok((value, lifetime - margin))
+    Ok((value, lifetime.saturating_sub(margin)))
 }
 
 /// A number of seconds, also as text or with a fraction.
@@ -206,7 +152,6 @@ fn left_by_its_claims(token: &str, now: Timestamp) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{api::RegistrySpec, keyring::Credentials, keyring::Holder};
 
     const NOW: Timestamp = Timestamp::constant(1_000_000, 0);
 
@@ -293,30 +238,5 @@ mod tests {
             "grant_type=refresh_token&client_id=lazaretto&service=reg.example&scope=repository%3Aa%2Fb%3Apull+repository%3Ac%3Apull&refresh_token=a%2Bb%2Fc"
         );
         assert_eq!(basic("robot", "s3a:gull").unwrap(), "Basic cm9ib3Q6czNhOmd1bGw=");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_cache_forgets_in_time_and_is_bounded() {
-        let tokens = Tokens::default();
-        let endpoint = Endpoint::listed("reg.example", &RegistrySpec::default()).unwrap();
-        let key =
-            |at: usize| TokenKey::new(&endpoint, Credentials::basic("u", "p").identity(Holder::Pod), &[format!("repository:r{at}:pull")]);
-        let value = HeaderValue::from_static("Bearer t");
-
-        let slot = tokens.slot(key(0));
-        slot.keep(&value, Duration::from_secs(10));
-        slot.forget(&HeaderValue::from_static("Bearer other"));
-        assert_eq!(tokens.slot(key(0)).current(), Some(value.clone()));
-        tokio::time::advance(Duration::from_secs(10)).await;
-        assert_eq!(tokens.slot(key(0)).current(), None);
-        drop(slot);
-
-        for at in 0..3 * MOST_ENTRIES {
-            tokens.slot(key(at)).keep(&value, Duration::from_secs(60 + at as u64));
-        }
-        assert!(tokens.0.lock().len() <= MOST_ENTRIES);
-        assert_eq!(tokens.slot(key(3 * MOST_ENTRIES - 1)).current(), Some(value.clone()));
-        tokens.slot(key(3 * MOST_ENTRIES - 1)).forget(&value);
-        assert_eq!(tokens.slot(key(3 * MOST_ENTRIES - 1)).current(), None);
     }
 }

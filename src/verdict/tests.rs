@@ -304,3 +304,52 @@ fn levels_off_warn_and_deny() {
     let opinion = Opinion::of(&case(&digest, &pinned, &[]), &sight(Outcome::Found(facts(State::Released))));
     assert_eq!(opinion.settled, Settled::Admit(Basis::Registry));
 }
+
+/// An author may put a denied image behind so many others that it is not held: then nobody can tell, and the emergency stop stops.
+#[test]
+fn an_index_of_which_not_all_is_held_does_not_pass_a_denied_digest() {
+    let image = tagged();
+    let found = |cut| {
+        let mut facts = facts(State::Released);
+        facts.manifest.cut = cut;
+        sight(Outcome::Found(facts))
+    };
+    let deny = |image: Option<&str>, digest: Option<Digest>| {
+        policy(|spec| {
+            let digest = digest.map(|digest| digest.to_string());
+            spec.deny = vec![DenyRule { image: image.map(str::to_owned), digest, reason: "bad".into() }];
+        })
+    };
+    let (by_digest, by_name) = (deny(None, Some(Digest::of(b"denied"))), deny(Some("registry.corp/other"), None));
+    let opinion = |policy: &Policy, cut| Opinion::of(&case(policy, &image, &[]), &found(cut)).settled;
+    assert_eq!(opinion(&by_digest, true), Settled::Refuse(Why::IndexTooLarge));
+    assert!(matches!(opinion(&by_digest, false), Settled::Admit(_)));
+    assert!(matches!(opinion(&by_name, true), Settled::Admit(_)), "nothing is denied by digest");
+}
+
+/// A waiver for one namespace must not send the images of all the others to hosts that their authors chose.
+#[test]
+fn a_host_that_nobody_lists_is_asked_only_where_a_waiver_might_free_its_image() {
+    let waiver = |requirement, namespace: &str, expires| {
+        let spec = WaiverSpec {
+            requirements: vec![requirement],
+            digests: vec![subject().digest().to_string()],
+            images: vec![],
+            namespaces: vec![namespace.to_owned()],
+            reason: "r".into(),
+            by: "ann".into(),
+            expires,
+        };
+        vec![Arc::new(Waiver::try_from(&crate::api::Waiver::new("w", spec)).unwrap())]
+    };
+    let later = now() + jiff::SignedDuration::from_secs(1);
+    let policy = policy(|_| {});
+    let image = tagged();
+    let by_name = |waivers: &[Arc<Waiver>]| Opinion::by_name(&case(&policy, &image, waivers), false).map(|opinion| opinion.settled);
+    let refused = Some(Settled::Refuse(Why::Unmanaged { listed: false }));
+    assert_eq!(by_name(&[]), refused);
+    assert_eq!(by_name(&waiver(Requirement::Released, "other", later)), refused);
+    assert_eq!(by_name(&waiver(Requirement::Released, "team", now())), refused);
+    assert_eq!(by_name(&waiver(Requirement::Digest, "team", later)), refused);
+    assert_eq!(by_name(&waiver(Requirement::Released, "team", later)), None, "its digest must be found out first");
+}

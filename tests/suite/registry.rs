@@ -59,15 +59,12 @@ fn blocked(code: &str, message: &str) -> Failure {
 }
 
 /// The questions can be asked from tasks.
-#[test]
-fn the_futures_are_send() {
+#[tokio::test]
+async fn the_futures_are_send() {
     fn send<T: Send>(_: T) {}
-    let _unrun = || {
-        let (client, endpoint, digest) = (client(), Endpoint::unlisted("reg.example").unwrap(), Digest::of(b""));
-        send(client.resolve(&endpoint, &Credentials::Anonymous, "a", TagOrDigest::Digest(&digest)));
-        send(client.manifest(&endpoint, &Credentials::Anonymous, "a", &digest));
-        send(client.ping(&endpoint));
-        send(client.get_json::<serde_json::Value>(&endpoint, &Credentials::Anonymous, "/x", &[]));
-        send(Duration::ZERO);
-    };
+    let (client, endpoint, digest) = (client(), Endpoint::unlisted("reg.example").unwrap(), Digest::of(b""));
+    send(client.resolve(&endpoint, &Credentials::Anonymous, "a", TagOrDigest::Digest(&digest)));
+    send(client.manifest(&endpoint, &Credentials::Anonymous, "a", &digest));
+    send(client.ping(&endpoint));
+    send(client.get_json::<serde_json::Value>(&endpoint, &Credentials::Anonymous, "/x", &[]));
 }

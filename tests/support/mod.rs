@@ -2,4 +2,6 @@
 
 #![allow(dead_code, reason = "each suite uses its part")]
 
+pub mod acr;
+pub mod random;
 pub mod registry;

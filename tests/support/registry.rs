@@ -15,18 +15,23 @@ use axum::{
     Router,
     body::{Body, Bytes, to_bytes},
     extract::Request,
-    http::{HeaderMap, Method, StatusCode, header},
-    response::{IntoResponse, Response},
+    http::{HeaderMap, Method, header},
+    response::Response,
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use futures::{StreamExt as _, stream};
 use lazaretto::{api::RegistrySpec, image::Digest, registry::Endpoint};
 use parking_lot::Mutex;
 use serde_json::json;
-use tokio::task::JoinHandle;
+use tokio::{net::TcpListener, task::JoinHandle};
 
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+use bodies::certificates;
+pub use bodies::{error, errors, image, index, respond};
+
+mod bodies;
 
 /// A request as it came.
 #[derive(Clone, Debug)]
@@ -220,8 +225,7 @@ impl Builder {
 
     pub async fn start(self) -> FakeRegistry {
         let _first = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(Mutex::new(State { access: self.access, ..State::default() }));
         let scheme = if self.tls { "https" } else { "http" };
@@ -230,10 +234,11 @@ impl Builder {
         let router = Router::new().fallback(move |request: Request| answer(Arc::clone(&shared), before.clone(), own.clone(), request));
         let (server, authority) = if self.tls {
             let (authority, config) = certificates();
-            let server = axum_server::from_tcp_rustls(listener, axum_server::tls_rustls::RustlsConfig::from_config(config)).unwrap();
+            let server =
+                axum_server::from_tcp_rustls(listener.into_std().unwrap(), axum_server::tls_rustls::RustlsConfig::from_config(config))
+                    .unwrap();
             (tokio::spawn(async move { server.serve(router.into_make_service()).await.unwrap() }), Some(authority))
         } else {
-            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             (tokio::spawn(async move { axum::serve(listener, router).await.unwrap() }), None)
         };
         FakeRegistry { address, scheme, authority, state, server }
@@ -347,38 +352,6 @@ impl FakeRegistry {
     }
 }
 
-/// The bytes of an image manifest; another seed, another image.
-pub fn image(seed: &str) -> Bytes {
-    let config = Digest::of(seed.as_bytes()).to_string();
-    let config = json!({"mediaType": "application/vnd.oci.image.config.v1+json", "digest": config, "size": seed.len()});
-    json!({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": []}).to_string().into()
-}
-
-/// The bytes of an index of images and their platforms.
-pub fn index(entries: &[(&Digest, &str, &str)]) -> Bytes {
-    let entry = |(digest, os, architecture): &(&Digest, &str, &str)| json!({"mediaType": OCI_MANIFEST, "digest": digest.to_string(), "size": 1, "platform": {"os": os, "architecture": architecture}});
-    let entries: Vec<_> = entries.iter().map(entry).collect();
-    json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}).to_string().into()
-}
-
-/// The envelope of a registry's errors.
-pub fn errors(code: &str, message: &str) -> String {
-    json!({"errors": [{"code": code, "message": message, "detail": {}}]}).to_string()
-}
-
-pub fn error(status: u16, code: &str, message: &str) -> Response {
-    respond(status, &[("content-type", "application/json".to_owned())], errors(code, message))
-}
-
-pub fn respond(status: u16, headers: &[(&'static str, String)], body: impl Into<Body>) -> Response {
-    let mut response = (StatusCode::from_u16(status).unwrap(), body.into()).into_response();
-    response.headers_mut().remove(header::CONTENT_TYPE);
-    for (name, value) in headers {
-        response.headers_mut().append(*name, value.parse().unwrap());
-    }
-    response
-}
-
 async fn answer(state: Arc<Mutex<State>>, before: Option<Before>, own: String, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let request = Recorded {
@@ -434,7 +407,7 @@ async fn answer(state: Arc<Mutex<State>>, before: Option<Before>, own: String, r
             streamed(truth(), Body::from_stream(stream::iter(broken)))
         }
         Some(Fault::EndlessBody) => {
-            let endless = stream::repeat_with(|| Ok::<_, Infallible>(Bytes::from_static(&[b' '; 64 << 10])));
+            let endless = stream::repeat_with(|| Ok::<_, Infallible>(Bytes::from_static(&[b' '; 16 << 10])));
             streamed(truth(), Body::from_stream(endless))
         }
         Some(Fault::HugeLength) => {
@@ -544,21 +517,4 @@ impl State {
         self.tokens.insert(token, granted);
         respond(200, &[("content-type", "application/json".to_owned())], body.to_string())
     }
-}
-
-/// An authority of its own and a leaf for loopback.
-fn certificates() -> (String, Arc<rustls::ServerConfig>) {
-    let authority_key = rcgen::KeyPair::generate().unwrap();
-    let mut authority = rcgen::CertificateParams::default();
-    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let pem = authority.self_signed(&authority_key).unwrap().pem();
-    let issuer = rcgen::Issuer::new(authority, authority_key);
-    let key = rcgen::KeyPair::generate().unwrap();
-    let mut leaf = rcgen::CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
-    leaf.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
-    let leaf = leaf.signed_by(&key, &issuer).unwrap();
-    let private = rustls_pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-    let mut config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(vec![leaf.der().clone()], private).unwrap();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    (pem, Arc::new(config))
 }

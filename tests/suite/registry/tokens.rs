@@ -1,7 +1,7 @@
 //! Who is shown what, and how often a token server is asked.
 
 use super::*;
-use crate::support::registry::{Access, Fault, TokenServer, respond};
+use crate::support::registry::{Access, Fault, Recorded, TokenServer, respond};
 use futures::future::join_all;
 use lazaretto::registry::Request;
 
@@ -199,7 +199,7 @@ async fn basic_is_shown_when_it_is_asked_for_and_remembered() {
     for _ in 0..2 {
         assert_eq!(resolve(&client, &registry.endpoint(), &robot()).await, Ok(digest.clone()));
     }
-    let shown: Vec<_> = registry.requests().iter().map(|request| request.basic_if_any()).collect();
+    let shown: Vec<_> = registry.requests().iter().map(Recorded::basic_if_any).collect();
     let robot = Some(("robot".to_owned(), "s3a:gull".to_owned()));
     assert_eq!(shown, [None, robot.clone(), robot]);
 

@@ -1,0 +1,245 @@
+//! A cluster's worth of policies, registries, image statuses and reviews. The same in each run.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use lazaretto::{
+    api::{ImageStatus, QuarantinePolicy, Registry, Waiver},
+    image::Digest,
+    watch::SharedIndex,
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+/// Bytes of a pod.
+const POD_BYTES: usize = 12 << 10;
+/// Reviews that differ in everything that is looked up.
+const REVIEWS: usize = 512;
+const REGISTRIES: usize = 4;
+const POLICIES: usize = 20;
+const WAIVERS: usize = 20;
+const NAMESPACES: usize = 200;
+
+/// What is known, and what is asked.
+pub struct World {
+    /// What the watches would have brought.
+    pub index: SharedIndex,
+    /// AdmissionReviews as the API server sends them.
+    pub reviews: Vec<Bytes>,
+}
+
+fn read<T: DeserializeOwned>(object: Value) -> T {
+    serde_json::from_value(object).expect("an object of its kind")
+}
+
+fn host(number: usize) -> String {
+    format!("registry-{}.corp", number % REGISTRIES)
+}
+
+fn repository(number: usize) -> String {
+    format!("team-{}/services/application-{number}", number % NAMESPACES)
+}
+
+/// The one digest that a repository has.
+pub fn digest_of(repository: &str) -> Digest {
+    Digest::of(repository.as_bytes())
+}
+
+impl World {
+    /// With this many ImageStatuses.
+    pub fn new(statuses: usize) -> Self {
+        let index = SharedIndex::default();
+        {
+            let mut index = index.write();
+            let now = Timestamp::now();
+            for number in 0..NAMESPACES {
+                let labels = json!({ "kubernetes.io/metadata.name": format!("team-{number}"), "environment": "production", "team": format!("{number}") });
+                index.apply_namespace(&format!("team-{number}"), read(labels));
+            }
+            for number in 0..POLICIES {
+                assert!(index.apply_policy(&read::<QuarantinePolicy>(policy(number))));
+            }
+            for number in 0..WAIVERS {
+                assert!(index.apply_waiver(&read::<Waiver>(waiver(number))));
+            }
+            for number in 0..statuses {
+                assert!(index.apply_image(&read::<ImageStatus>(status(number)), now));
+            }
+            assert!(index.unreadable().is_empty(), "{:?}", index.unreadable());
+            assert_eq!(index.image_count(), statuses);
+        }
+        // A stride that visits all, so that neighbours in time are none in memory.
+        let image = |number: usize| (number * 7_919 + 13) % statuses;
+        let reviews = (0..REVIEWS).map(|number| review(number, [0, 1, 2].map(|nth| image(3 * number + nth)))).collect();
+        Self { index, reviews }
+    }
+
+    /// Brings the Registry objects in: all of them are reached at this address.
+    pub fn name_registries(&self, endpoint: SocketAddr) {
+        let mut index = self.index.write();
+        for number in 0..REGISTRIES {
+            assert!(index.apply_registry(&read::<Registry>(registry(number, endpoint))));
+        }
+        assert!(index.unreadable().is_empty(), "{:?}", index.unreadable());
+    }
+}
+
+/// Each speaks of every pod of the reviews, and of each of its images.
+fn policy(number: usize) -> Value {
+    let other = |salt: &str| Digest::of(format!("{salt} {number}").as_bytes()).to_string();
+    json!({
+        "apiVersion": "lazaretto.dev/v1alpha1", "kind": "QuarantinePolicy",
+        "metadata": { "name": format!("policy-{number:02}") },
+        "spec": {
+            "mode": "Enforce",
+            "match": {
+                "namespaceSelector": { "matchLabels": { "environment": "production" } },
+                "images": (0..REGISTRIES).map(|registry| format!("{}/**", host(registry))).collect::<Vec<_>>(),
+                "excludeImages": [format!("{}/platform/pause", host(number))],
+            },
+            "deny": [
+                { "digest": other("denied"), "reason": "a CVE" },
+                { "image": format!("{}/retired/**", host(number)), "reason": "retired" },
+            ],
+            "require": { "released": "Deny" },
+            "whenUnknown": { "registryUnavailable": "Allow", "lastKnownGoodFor": "24h" },
+        },
+    })
+}
+
+fn waiver(number: usize) -> Value {
+    json!({
+        "apiVersion": "lazaretto.dev/v1alpha1", "kind": "Waiver",
+        "metadata": { "name": format!("waiver-{number:02}") },
+        "spec": {
+            "requirements": ["Released"],
+            "digests": [Digest::of(format!("waived {number}").as_bytes()).to_string()],
+            "namespaces": [format!("team-{number}")],
+            "reason": "an incident", "by": "jane", "expires": "2099-01-01T00:00:00Z",
+        },
+    })
+}
+
+fn registry(number: usize, endpoint: SocketAddr) -> Value {
+    json!({
+        "apiVersion": "lazaretto.dev/v1alpha1", "kind": "Registry",
+        "metadata": { "name": format!("registry-{number}") },
+        "spec": {
+            "hosts": [host(number)],
+            "endpoint": format!("http://{endpoint}"),
+            "plainHTTP": true,
+            "credentials": { "secretName": "registries" },
+            "quarantine": { "provider": "Managed", "processor": { "namespace": "scanner", "serviceAccount": "scanner" } },
+            "limits": { "requestsPerSecond": 10_000, "concurrentRequests": 100, "timeoutSeconds": 5 },
+        },
+        "status": { "adoption": { "instant": "2026-01-01T00:00:00Z", "completed": "2026-01-01T00:01:00Z" } },
+    })
+}
+
+/// The credentials for every registry, as people keep them.
+pub fn secret() -> Value {
+    let entries = (0..REGISTRIES).map(|number| (host(number), json!({ "username": "lazaretto", "password": "not a secret" })));
+    let auths: serde_json::Map<String, Value> = entries.collect();
+    json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/dockerconfigjson",
+        "metadata": { "name": "registries", "namespace": "lazaretto-system" },
+        "data": { ".dockerconfigjson": base64(&json!({ "auths": auths }).to_string()) },
+    })
+}
+
+fn base64(text: &str) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(text)
+}
+
+fn status(number: usize) -> Value {
+    let repository = repository(number);
+    let digest = digest_of(&repository);
+    let child = |platform: &str| format!("{platform}={}", Digest::of(format!("{platform} {number}").as_bytes()));
+    json!({
+        "apiVersion": "lazaretto.dev/v1alpha1", "kind": "ImageStatus",
+        "metadata": { "name": format!("{}-{number}", &digest.hex()[..16]), "labels": { "lazaretto.dev/first-seen-in": format!("team-{}", number % NAMESPACES) } },
+        "spec": { "subject": format!("{}/{repository}@{digest}", host(number)) },
+        "status": {
+            "state": "Released", "since": "2026-11-01T08:00:00Z", "by": "system:serviceaccount:scanner:scanner",
+            "reason": "scan 4711 is clean", "details": "https://scanner.corp/reports/4711",
+            "provider": "Managed", "observedAt": "2026-11-01T08:00:00Z",
+            "children": [child("linux/amd64"), child("linux/arm64")],
+            "emittedThrough": 2,
+            "history": [
+                { "number": 1, "at": "2026-11-01T07:00:00Z", "state": "Quarantined", "by": "lazaretto", "reason": "first seen" },
+                { "number": 2, "at": "2026-11-01T08:00:00Z", "state": "Released", "by": "scanner", "reason": "scan 4711 is clean" },
+            ],
+        },
+    })
+}
+
+/// A pod as a Deployment of some size makes it: two of its images by digest, the third by tag.
+fn review(number: usize, images: [usize; 3]) -> Bytes {
+    let namespace = format!("team-{}", number % NAMESPACES);
+    let by_digest = |image: usize| format!("{}/{}@{}", host(image), repository(image), digest_of(&repository(image)));
+    let by_tag = |image: usize| format!("{}/{}:1.{}.0", host(image), repository(image), image % 100);
+    let container = |name: &str, image: String, variables: usize| {
+        let environment: Vec<Value> = (0..variables)
+            .map(|at| match at % 4 {
+                0 => json!({ "name": format!("SETTING_{at}"), "valueFrom": { "configMapKeyRef": { "name": "settings", "key": format!("key-{at}") } } }),
+                1 => json!({ "name": format!("SETTING_{at}"), "valueFrom": { "fieldRef": { "apiVersion": "v1", "fieldPath": "metadata.name" } } }),
+                _ => json!({ "name": format!("SETTING_{at}"), "value": format!("https://service-{at}.{namespace}.svc.cluster.local:8443/v1") }),
+            })
+            .collect();
+        json!({
+            "name": name, "image": image, "imagePullPolicy": "IfNotPresent",
+            "command": ["/usr/local/bin/run"], "args": ["--config=/etc/application/config.yaml", "--log-format=json"],
+            "ports": [{ "name": "https", "containerPort": 8443, "protocol": "TCP" }],
+            "env": environment,
+            "resources": { "limits": { "cpu": "1", "memory": "512Mi" }, "requests": { "cpu": "100m", "memory": "256Mi" } },
+            "livenessProbe": { "httpGet": { "path": "/livez", "port": 8080, "scheme": "HTTP" }, "periodSeconds": 10, "failureThreshold": 3, "successThreshold": 1, "timeoutSeconds": 1 },
+            "securityContext": { "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] }, "readOnlyRootFilesystem": true },
+            "volumeMounts": [{ "name": "config", "mountPath": "/etc/application", "readOnly": true }, { "name": "kube-api-access-x2x4z", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount", "readOnly": true }],
+            "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
+        })
+    };
+    let pod = |variables: usize| {
+        json!({
+            "kind": "Pod", "apiVersion": "v1",
+            "metadata": {
+                "generateName": format!("checkout-{number:x}-"), "namespace": namespace, "creationTimestamp": null,
+                "labels": { "app.kubernetes.io/name": "checkout", "app.kubernetes.io/part-of": "shop", "pod-template-hash": format!("{number:x}"), "team": namespace },
+                "annotations": { "prometheus.io/scrape": "true", "prometheus.io/port": "9090", "checksum/config": Digest::of(&number.to_le_bytes()).hex() },
+                "ownerReferences": [{ "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": format!("checkout-{number:x}"), "uid": "5ad3aa3e-3e3d-4e5e-b9ad-7a0d1c2f3b4a", "controller": true, "blockOwnerDeletion": true }],
+                "managedFields": [{ "manager": "kube-controller-manager", "operation": "Update", "apiVersion": "v1", "time": "2026-11-22T04:45:00Z", "fieldsType": "FieldsV1", "fieldsV1": { "f:metadata": { "f:annotations": {}, "f:generateName": {}, "f:labels": {}, "f:ownerReferences": {} }, "f:spec": { "f:containers": { "k:{\"name\":\"application\"}": { ".": {}, "f:env": {}, "f:image": {}, "f:name": {} } } } } }],
+            },
+            "spec": {
+                "initContainers": [container("prepare", by_digest(images[0]), 4)],
+                "containers": [container("application", by_digest(images[1]), variables), container("proxy", by_tag(images[2]), 10)],
+                "volumes": [
+                    { "name": "config", "configMap": { "name": "settings", "defaultMode": 420 } },
+                    { "name": "kube-api-access-x2x4z", "projected": { "defaultMode": 420, "sources": [{ "serviceAccountToken": { "expirationSeconds": 3607, "path": "token" } }, { "configMap": { "name": "kube-root-ca.crt", "items": [{ "key": "ca.crt", "path": "ca.crt" }] } }] } },
+                ],
+                "restartPolicy": "Always", "terminationGracePeriodSeconds": 30, "dnsPolicy": "ClusterFirst",
+                "serviceAccountName": "checkout", "serviceAccount": "checkout", "schedulerName": "default-scheduler",
+                "imagePullSecrets": [{ "name": "pull" }],
+                "tolerations": [{ "key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300 }],
+                "priority": 0, "enableServiceLinks": true, "preemptionPolicy": "PreemptLowerPriority",
+            },
+            "status": {},
+        })
+    };
+    let variables = (0..POD_BYTES).find(|variables| pod(*variables).to_string().len() >= POD_BYTES).unwrap_or_default();
+    let review = json!({
+        "kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1",
+        "request": {
+            "uid": format!("00000000-0000-4000-8000-{number:012x}"),
+            "kind": { "group": "", "version": "v1", "kind": "Pod" },
+            "resource": { "group": "", "version": "v1", "resource": "pods" },
+            "requestKind": { "group": "", "version": "v1", "kind": "Pod" },
+            "requestResource": { "group": "", "version": "v1", "resource": "pods" },
+            "namespace": namespace, "operation": "CREATE",
+            "userInfo": { "username": "system:serviceaccount:kube-system:replicaset-controller", "uid": "0a1b2c3d", "groups": ["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"] },
+            "object": pod(variables), "oldObject": null, "dryRun": false,
+            "options": { "kind": "CreateOptions", "apiVersion": "meta.k8s.io/v1" },
+        },
+    });
+    review.to_string().into()
+}

@@ -1,0 +1,215 @@
+//! What is at hand about each image: from files, from the cluster, from its registry. As [`crate::lookups`], it decides nothing; what it
+//! cannot tell is a [`Gap`], which no policy opens.
+
+use std::{collections::HashMap, path::Path, time::Duration};
+
+use anyhow::Context as _;
+use futures::{StreamExt as _, stream};
+use jiff::Timestamp;
+use k8s_openapi::{ByteString, api::core::v1::Secret};
+use tokio::time::Instant;
+
+use super::world::World;
+use crate::{
+    api::{QuarantineProvider, State},
+    cli::{input, output},
+    facts::{Busy, BusyCause, Facts, Outcome},
+    image::{Reference, Subject},
+    index,
+    keyring::{Credentials, Holder, Keyring},
+    lookups::{Access, Asker, Lives, Lookups},
+    metrics::Metrics,
+    policy::RegistryEntry,
+    registry::{ClientOptions, Proxies, RegistryClient},
+    verdict::{Sight, Source},
+};
+
+/// Images that are asked about at once.
+const AT_ONCE: usize = 8;
+/// Bytes of a Docker configuration.
+const DOCKER_CONFIG_LIMIT: usize = 1 << 20;
+
+/// Why nothing can be said of an image, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Gap {
+    /// Nobody was asked which digest a tag stands for.
+    Tag,
+    /// Nobody was asked about the digest.
+    Facts,
+    /// The cluster has not seen it.
+    Unseen,
+    /// The cluster saw it too long ago.
+    Stale(State, Timestamp),
+    /// Lazaretto keeps the flag, and its records were not given.
+    Records,
+    /// The registry wants credentials, or others.
+    Credentials,
+    /// The registry had no time to answer.
+    Time,
+}
+
+impl std::fmt::Display for Gap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tag => f.write_str("not known offline which digest the tag stands for: give --tag NAME:TAG=DIGEST or --registries"),
+            Self::Facts => f.write_str("not known offline: give --facts, --registries or --cluster"),
+            Self::Unseen => f.write_str("the cluster has not seen it yet: give --registries"),
+            Self::Stale(state, seen) => {
+                write!(f, "the cluster last saw it {state} at {seen:.0}, too long ago to go by: give --registries")
+            }
+            Self::Records => f.write_str("Lazaretto itself keeps the quarantine flag of this registry: give --facts or --cluster"),
+            Self::Time => f.write_str("the registry did not answer in time: try again, or give it longer with --timeout"),
+            Self::Credentials => {
+                f.write_str("the registry does not show it with these credentials: give --docker-config, or --docker-login")
+            }
+        }
+    }
+}
+
+/// What is at hand about one image.
+#[derive(Clone, Debug)]
+pub(super) struct Hand {
+    /// For the pure core.
+    pub sight: Sight,
+    /// Why it tells nothing, where it does not.
+    pub gap: Option<Gap>,
+}
+
+/// Asks registries.
+pub(super) struct Asking {
+    lookups: Lookups,
+    keyring: Keyring,
+    deadline: Instant,
+}
+
+impl Asking {
+    /// Look-ups for this world that end when `patience` does, and write nothing down.
+    pub(super) fn new(world: &World, keyring: Keyring, patience: Duration) -> anyhow::Result<Self> {
+        let options = ClientOptions { proxies: Proxies::from_environment(), ..ClientOptions::default() };
+        let client = RegistryClient::new(options)?;
+        let (metrics, _registry) = Metrics::new();
+        let lookups = Lookups::new(client.into(), world.index.clone(), None, metrics, Lives::default());
+        Ok(Self { lookups, keyring, deadline: Instant::now() + patience })
+    }
+
+    fn access(&self, image: &Reference) -> Access {
+        let credentials = self.keyring.lookup(&image.name()).into_iter().next().unwrap_or_default();
+        Access { identity: credentials.identity(Holder::Registry), credentials, own: true }
+    }
+
+    async fn see(&self, image: &Reference, world: &World) -> (Sight, Credentials) {
+        let access = self.access(image);
+        let credentials = access.credentials.clone();
+        let asker = Asker { namespace: "", access: Ok(access), deadline: self.deadline, record: false, processor: false };
+        (self.lookups.see(image, world.rules.registry_of(image), &asker).await, credentials)
+    }
+}
+
+/// The credentials of a Docker configuration.
+pub(super) fn docker_config(path: &Path) -> anyhow::Result<Keyring> {
+    let text = input::read(path, DOCKER_CONFIG_LIMIT)?;
+    let helpers = serde_json::from_str::<serde_json::Value>(&text)
+        .is_ok_and(|config| config.get("credsStore").is_some() || config.get("credHelpers").is_some());
+    if helpers {
+        output::note(&format!("{} names credential helpers, which are not run; only its `auths` are used", input::name(path)));
+    }
+    let secret = Secret {
+        type_: Some("kubernetes.io/dockerconfigjson".to_owned()),
+        data: Some([(".dockerconfigjson".to_owned(), ByteString(text.into_bytes()))].into()),
+        ..Secret::default()
+    };
+    let mut keyring = Keyring::default();
+    keyring.add(&secret, Holder::Registry).with_context(|| format!("cannot read {}", input::name(path)))?;
+    Ok(keyring)
+}
+
+/// What is at hand about each of these images.
+pub(super) async fn gather(images: Vec<Reference>, world: &World, asking: Option<&Asking>, cluster: bool) -> HashMap<Reference, Hand> {
+    stream::iter(images)
+        .map(|image| async move {
+            let hand = at_hand(&image, world, asking, cluster).await;
+            (image, hand)
+        })
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await
+}
+
+async fn at_hand(image: &Reference, world: &World, asking: Option<&Asking>, cluster: bool) -> Hand {
+    let listed = world.rules.registry_of(image).is_some();
+    let hand = |subject, outcome, last, gap| Hand {
+        sight: Sight { subject, outcome, last, source: Source::Known, listed, processor: false },
+        gap,
+    };
+    let known = |subject: Subject, facts: &Facts| hand(Some(subject), Outcome::Found(facts.clone()), None, None);
+    let subject = image.subject().or_else(|| world.tags.get(image).map(|digest| image.with_digest(digest.clone())));
+    if let Some(subject) = &subject
+        && let Some(given) = world.given.image(subject)
+    {
+        return known(subject.clone(), &given.facts);
+    }
+    if let Some(asking) = asking {
+        let asked = subject.as_ref().map_or_else(|| image.clone(), Reference::from);
+        let (sight, credentials) = asking.see(&asked, world).await;
+        if let Some(subject) = &sight.subject
+            && let Some(given) = world.given.image(subject)
+        {
+            return known(subject.clone(), &given.facts);
+        }
+        let gap = gap_of(&sight, &credentials, world.rules.registry_of(image).map(AsRef::as_ref), cluster);
+        let sight = if gap.is_some() { Sight { outcome: Outcome::Busy(NOT_ASKED), ..sight } } else { sight };
+        return Hand { sight, gap };
+    }
+    let Some(subject) = subject else { return hand(None, Outcome::Busy(NOT_ASKED), None, Some(Gap::Tag)) };
+    let written = world.index.read().image(&subject);
+    let Some(written) = written else {
+        let gap = if cluster { Gap::Unseen } else { Gap::Facts };
+        return hand(Some(subject), Outcome::Busy(NOT_ASKED), None, Some(gap));
+    };
+    let registry = world.rules.registry_of(image).map(AsRef::as_ref);
+    // As everywhere, what is known to be bad is believed at any age.
+    if written.facts.state.is_bad() || index::is_fresh(&written, &subject, registry, Timestamp::now()) {
+        return known(subject, &written.facts);
+    }
+    let seen = index::last_seen(&written, &subject, registry);
+    let gap = Gap::Stale(written.facts.state, seen);
+    hand(Some(subject), Outcome::Busy(NOT_ASKED), Some((written.facts.clone(), seen)), Some(gap))
+}
+
+/// Nothing opens on this.
+const NOT_ASKED: Busy = Busy { cause: BusyCause::Deadline, retry_after: Duration::from_secs(1) };
+
+/// What the registry's answer leaves open because it is this program that asked, and not the cluster.
+fn gap_of(sight: &Sight, credentials: &Credentials, registry: Option<&RegistryEntry>, cluster: bool) -> Option<Gap> {
+    let managed = registry.is_some_and(|registry| registry.provider == QuarantineProvider::Managed);
+    match &sight.outcome {
+        // The registry has the image; whether it was released stands in the cluster's records.
+        Outcome::Found(_) | Outcome::Pending(_) if managed && !cluster => Some(Gap::Records),
+        // The cluster has credentials of its own: these being refused says nothing about it.
+        Outcome::Unauthorized(_) => Some(Gap::Credentials),
+        Outcome::Refused if credentials.is_anonymous() => Some(Gap::Credentials),
+        Outcome::Busy(Busy { cause: BusyCause::Deadline, .. }) => Some(Gap::Time),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::{Outage, OutageKind};
+
+    fn sight(outcome: Outcome<Facts>) -> Sight {
+        Sight { subject: None, outcome, last: None, source: Source::Asked, listed: true, processor: false }
+    }
+
+    #[test]
+    fn refused_credentials_say_nothing_about_the_cluster() {
+        let shown = Credentials::basic("a", "b");
+        let gap = |outcome, credentials: &Credentials| gap_of(&sight(outcome), credentials, None, true);
+        assert_eq!(gap(Outcome::Unauthorized("no".into()), &shown), Some(Gap::Credentials));
+        assert_eq!(gap(Outcome::Refused, &Credentials::Anonymous), Some(Gap::Credentials));
+        assert_eq!(gap(Outcome::Refused, &shown), None, "who has an account and may not see it is told so");
+        let outage = Outage { kind: OutageKind::Connect, message: String::new() };
+        assert_eq!(gap(Outcome::Unavailable(outage), &shown), None, "an outage is the policy's to judge");
+    }
+}
