@@ -180,7 +180,11 @@ impl Lookups {
             return sight(Some(subject), Outcome::Found(known.facts.clone()), None, resolved_now);
         }
         let last = known.map(|known| last_look(&known, &subject, registry));
-        let outcome = self.judge(&subject, registry, asker).await;
+        let outcome = match (self.judge(&subject, registry, asker).await, &last) {
+            // What is written was seen later than an answer that is still remembered.
+            (Outcome::Found(facts), Some((written, _))) if written.observed_at > facts.observed_at => Outcome::Found(written.clone()),
+            (outcome, _) => outcome,
+        };
         sight(Some(subject), outcome, last, Source::Asked)
     }
 
