@@ -4,7 +4,7 @@
 CARGO ?= cargo
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test unit e2e image bench lint crds tools
+.PHONY: help demo test unit e2e trials image bench lint crds tools
 
 help: ## Lists these targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ image: ## The Dockerfile's final stage, built and run by buildah
 e2e: tools ## End-to-end tests with kube-apiserver, etcd, controller-manager, registry and helm
 	@echo "== end-to-end tests"
 	$(CARGO) test --test e2e
+
+trials: tools ## Long trials: replicas killed and frozen, installations half gone, adoption (minutes)
+	$(CARGO) test --test trials
 
 bench: ## A warm admission beside an echo server on the same stack (NAME=figure runs its part alone)
 	$(CARGO) bench --locked --bench admission -- $(NAME)
