@@ -10,7 +10,6 @@ use std::panic::AssertUnwindSafe;
 use std::path::Path;
 
 use futures::FutureExt;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::core::DynamicObject;
 use kube::discovery::ApiResource;
 use kube::{Api, Client};
@@ -95,7 +94,6 @@ fn refusal<T: Debug>(result: kube::Result<T>) -> (u16, String) {
 #[tokio::test]
 async fn what_it_renders_is_what_is_committed() {
     let lab = Lab::start().await;
-    update_definitions();
     for name in values_files() {
         let rendered = template(lab, &["--values", &format!("{}/ci/{name}.yaml", chart())]).await.ok().stdout;
         let file = format!("{}/ci/rendered/{name}.yaml", chart());
@@ -199,34 +197,8 @@ async fn it_refuses_combinations_that_cannot_work() {
     template(lab, &arguments).await.ok();
 }
 
-#[test]
-fn its_definitions_are_those_of_the_program() {
-    update_definitions();
-    let mut files: Vec<_> = std::fs::read_dir(definitions_folder()).unwrap().map(|file| file.unwrap().path()).collect();
-    files.sort();
-    let of_the_program = lazaretto::api::definitions();
-    assert_eq!(files.len(), of_the_program.len());
-    for (file, program) in files.into_iter().zip(of_the_program) {
-        let chart: CustomResourceDefinition = serde_saphyr::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
-        assert!(chart == program, "{} is not what the types generate: run this test with UPDATE_CHART=1", file.display());
-    }
-}
-
 fn updating() -> bool {
     std::env::var_os("UPDATE_CHART").is_some()
-}
-
-fn definitions_folder() -> String {
-    format!("{}/files/crds", chart())
-}
-
-fn update_definitions() {
-    if updating() {
-        for definition in lazaretto::api::definitions() {
-            let file = format!("{}/{}.yaml", definitions_folder(), definition.spec.names.plural);
-            std::fs::write(file, serde_saphyr::to_string(&definition).unwrap()).unwrap();
-        }
-    }
 }
 
 /// The objects of `helm template`, one value each.

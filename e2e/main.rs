@@ -10,6 +10,7 @@ mod bypass;
 mod chart;
 #[allow(dead_code, reason = "a laboratory has tools for the experiments to come")]
 mod lab;
+mod pipeline;
 mod schema;
 mod settings;
 mod smoke;

@@ -50,7 +50,7 @@ fn fuzz(name: &str, corpus: &[&str], pieces: &[&str], target: impl Fn(&[u8])) {
         }
         let started = Instant::now();
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| target(&input))) {
-            println!("{name}: at run {runs}, input {:?}", String::from_utf8_lossy(&input));
+            eprintln!("{name}: at run {runs}, input {:?}", String::from_utf8_lossy(&input));
             resume_unwind(panic);
         }
         assert!(started.elapsed() < PATIENCE, "{name}: {:?} takes {:?}", String::from_utf8_lossy(&input), started.elapsed());
@@ -65,7 +65,7 @@ fn fuzz(name: &str, corpus: &[&str], pieces: &[&str], target: impl Fn(&[u8])) {
         }
         runs += 1;
     }
-    println!("{name}: {runs} inputs");
+    eprintln!("{name}: {runs} inputs");
 }
 
 fn text(input: &[u8]) -> String {
