@@ -3,16 +3,17 @@
 //! Secrets are only ever fetched by name (`get`), never listed or watched, so that RBAC can name them one by one. What was read is kept for half a minute, and of a
 //! Secret that cannot be read now what was read in the last ten minutes: the registries do not care that the API server has a bad moment.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use kube::{Api, Client};
+use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::time::timeout;
 
 use crate::{
-    keyring::{Credentials, Holder, Keyring, KeyringError},
+    keyring::{CredentialIdentity, Credentials, Holder, Keyring, KeyringError},
     registry::slots::Slots,
 };
 
@@ -92,7 +93,31 @@ pub struct PodCredentials {
     pub unusable: Vec<CredentialsError>,
 }
 
-type Read = Result<Arc<Secret>, CredentialsError>;
+/// Credentials made ready to be shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identified {
+    /// What is shown.
+    pub credentials: Arc<Credentials>,
+    /// What tells it apart from others.
+    pub identity: CredentialIdentity,
+}
+
+impl Identified {
+    /// Made ready for this holder.
+    #[must_use]
+    pub fn new(credentials: Credentials, holder: Holder) -> Self {
+        Self { identity: credentials.identity(holder), credentials: Arc::new(credentials) }
+    }
+}
+
+/// A Secret as it was read. What a Registry object's Secret has for a host is read out of it once: every review of a tag needs it.
+struct Held {
+    secret: Secret,
+    /// By host; only hosts of Registry objects are asked for.
+    of_hosts: Mutex<HashMap<String, Result<Identified, CredentialsError>>>,
+}
+
+type Read = Result<Arc<Held>, CredentialsError>;
 
 /// Reads Secrets, sparingly.
 pub struct SecretReader {
@@ -115,15 +140,21 @@ impl SecretReader {
     }
 
     /// What a Registry object's Secret has for one of its hosts.
-    pub async fn registry_credentials(&self, secret_name: &str, host: &str) -> Result<Credentials, CredentialsError> {
-        let secret = self.secret(&self.namespace, secret_name).await?;
-        self.of_registry(&secret, secret_name, host)
+    pub async fn registry_credentials(&self, secret_name: &str, host: &str) -> Result<Identified, CredentialsError> {
+        let held = self.secret(&self.namespace, secret_name).await?;
+        self.of_registry(&held, secret_name, host)
     }
 
-    /// The same from memory, without asking the API server. None when the Secret was not read in the last ten minutes.
-    pub fn known_registry_credentials(&self, secret_name: &str, host: &str) -> Option<Result<Credentials, CredentialsError>> {
+    /// The same from memory, without asking the API server. None when the Secret has to be read first.
+    pub fn fresh_registry_credentials(&self, secret_name: &str, host: &str) -> Option<Result<Identified, CredentialsError>> {
+        let read = self.slots.find(&(self.namespace.clone(), secret_name.to_owned()))?.current()?;
+        Some(read.and_then(|held| self.of_registry(&held, secret_name, host)))
+    }
+
+    /// The same, and older: none when the Secret was not read in the last ten minutes.
+    pub fn known_registry_credentials(&self, secret_name: &str, host: &str) -> Option<Result<Identified, CredentialsError>> {
         let read = self.slots.find(&(self.namespace.clone(), secret_name.to_owned()))?.last(LAST_KNOWN)?;
-        Some(read.and_then(|secret| self.of_registry(&secret, secret_name, host)))
+        Some(read.and_then(|held| self.of_registry(&held, secret_name, host)))
     }
 
     /// Has a Registry object's Secret read anew at the next question: the registry refused what it held.
@@ -145,8 +176,8 @@ impl SecretReader {
         let names = &pull_secrets[..pull_secrets.len().min(MOST_PULL_SECRETS)];
         let mut keyring = Keyring::default();
         for (name, read) in names.iter().zip(join_all(names.iter().map(|name| self.secret(namespace, name))).await) {
-            let added = read.and_then(|secret| {
-                keyring.add(&secret, Holder::Pod).map_err(|error| CredentialsError::Content {
+            let added = read.and_then(|held| {
+                keyring.add(&held.secret, Holder::Pod).map_err(|error| CredentialsError::Content {
                     namespace: namespace.to_owned(),
                     name: (*name).to_owned(),
                     error,
@@ -167,13 +198,19 @@ impl SecretReader {
         Ok(account.image_pull_secrets.unwrap_or_default().into_iter().map(|reference| reference.name).collect())
     }
 
-    fn of_registry(&self, secret: &Secret, name: &str, host: &str) -> Result<Credentials, CredentialsError> {
+    fn of_registry(&self, held: &Held, name: &str, host: &str) -> Result<Identified, CredentialsError> {
+        let mut of_hosts = held.of_hosts.lock();
+        if let Some(known) = of_hosts.get(host) {
+            return known.clone();
+        }
         let (namespace, name) = (self.namespace.clone(), name.to_owned());
-        match Keyring::of_registry(secret, host) {
-            Ok(Some(credentials)) => Ok(credentials),
+        let read = match Keyring::of_registry(&held.secret, host) {
+            Ok(Some(credentials)) => Ok(Identified::new(credentials, Holder::Registry)),
             Ok(None) => Err(CredentialsError::OtherHosts { namespace, name, host: host.to_owned() }),
             Err(error) => Err(CredentialsError::Content { namespace, name, error }),
-        }
+        };
+        of_hosts.insert(host.to_owned(), read.clone());
+        read
     }
 
     /// A Secret from memory, or from the API server: one asks, the others wait.
@@ -191,7 +228,7 @@ impl SecretReader {
             Ok(mut secret) => {
                 secret.metadata = kube::api::ObjectMeta::default();
                 let size: usize = secret.data.iter().flatten().map(|(key, value)| key.len() + value.0.len()).sum();
-                let read = Ok(Arc::new(secret));
+                let read = Ok(Arc::new(Held { secret, of_hosts: Mutex::default() }));
                 if size <= MOST_REMEMBERED_BYTES || namespace == self.namespace {
                     slot.keep(read.clone(), FRESH);
                 }

@@ -1,7 +1,7 @@
 //! Judges a review: reads it, finds out what is at hand, lets the pure core decide, and says it.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -16,10 +16,11 @@ use crate::{
     audit,
     image::Reference,
     index::Rules,
-    judgement::{self, Answer, Considered, Judgement, Scope, Spoken, Subjected},
+    judgement::{self, Answer, Considered, Judgement, Scope, Setting, Spoken, Subjected},
     lookups::{Asker, Lookups},
     metrics::{Metrics, Phase, PhaseLabels, ReviewLabels},
-    pod::{self, MOST_IMAGES, Pod},
+    pod::{self, MOST_IMAGES, Named, Pod},
+    policy::RegistryEntry,
     review::{Request, Response},
     verdict::{Basis, Sight},
     wallet::Wallet,
@@ -59,6 +60,18 @@ impl<'a> Bearer<'a> {
             pull_secrets: secrets.take(16).collect(),
         }
     }
+
+    fn is_processor(&self, registry: Option<&Arc<RegistryEntry>>) -> bool {
+        registry.is_some_and(|registry| registry.is_processor(self.namespace, self.service_account))
+    }
+}
+
+/// One image of a pod with the policies that speak of it; none where none does.
+fn spoken<'a>(setting: &Setting<'a>, named: &Named<'_>) -> Option<Spoken<'a>> {
+    let image = Reference::parse(named.image);
+    let policies = setting.policies_for(&image);
+    let subjected = || Subjected { path: named.path(), text: named.image.to_owned(), image };
+    (!policies.is_empty()).then(|| Spoken { subjected: subjected(), policies })
 }
 
 impl Gate {
@@ -107,15 +120,8 @@ impl Gate {
             Ok(labels) => labels,
             Err(why) => return Response::later(uid, why, 2),
         };
-        let spoken: Vec<Spoken> = named
-            .iter()
-            .filter_map(|named| {
-                let image = Reference::parse(named.image);
-                let policies = judgement::policies_for(&rules, scope, &labels, &image);
-                let subjected = Subjected { path: named.path(), text: named.image.to_owned(), image };
-                (!policies.is_empty()).then_some(Spoken { subjected, policies })
-            })
-            .collect();
+        let setting = Setting::new(&rules, scope, namespace, &labels, Timestamp::now());
+        let spoken: Vec<Spoken<'_>> = named.iter().filter_map(|named| spoken(&setting, named)).collect();
         if spoken.is_empty() {
             return plain(uid, Basis::NoPolicy);
         }
@@ -124,8 +130,13 @@ impl Gate {
         }
         let bearer = Bearer::of(&pod, namespace);
         let dry_run = request.dry_run.unwrap_or_default();
-        let sights = self.sights(&spoken, &rules, &bearer, deadline, !dry_run).await;
-        let judgement = judgement::conclude(&judgement::consider_all(spoken, &rules, namespace, &sights, Timestamp::now()));
+        let wanted = setting.wanted(&spoken);
+        let sights = self.sights(&wanted, &rules, &bearer, deadline, !dry_run).await;
+        let sights: Vec<(Reference, Sight)> = wanted.into_iter().cloned().zip(sights).collect();
+        // What is asked of a registry takes a while, in which a waiver may end.
+        let setting = setting.at(Timestamp::now());
+        let sight = |image: &Reference| sights.iter().find(|(of, _)| of == image).map(|(_, sight)| sight);
+        let judgement = judgement::conclude(&setting.consider_all(spoken, sight));
         self.tell(request, &pod, namespace, &judgement, dry_run);
         respond(uid, judgement)
     }
@@ -145,69 +156,50 @@ impl Gate {
             (index.rules(), index.namespace(namespace).unwrap_or_default())
         };
         let bearer = Bearer::of(&pod, namespace);
-        let now = Timestamp::now();
-        let considered: Vec<Considered> = pod
-            .images()
-            .take(MOST_IMAGES)
-            .filter_map(|named| {
-                let image = Reference::parse(named.image);
-                let policies = judgement::policies_for(&rules, Scope::All, &labels, &image);
-                if policies.is_empty() {
-                    return None;
-                }
-                let sight = image.as_ref().ok().filter(|image| judgement::needs_sight(image, &policies, &rules, namespace, now)).and_then(
-                    |image| {
-                        let registry = rules.registry_of(image);
-                        let access = Ok(self.wallet.known(registry.map(AsRef::as_ref), image));
-                        let asker = Asker {
-                            namespace,
-                            access,
-                            deadline: Instant::now(),
-                            record: !request.dry_run.unwrap_or_default(),
-                            processor: registry.is_some_and(|registry| registry.is_processor(namespace, bearer.service_account)),
-                        };
-                        self.lookups.glance(image, registry, &asker)
-                    },
-                );
-                let subjected = Subjected { path: named.path(), text: named.image.to_owned(), image };
-                Some(judgement::consider(subjected, &policies, &rules, namespace, sight.as_ref(), now))
-            })
-            .collect();
+        let setting = Setting::new(&rules, Scope::All, namespace, &labels, Timestamp::now());
+        let record = !request.dry_run.unwrap_or_default();
+        let glance = |image: &Reference| {
+            let registry = rules.registry_of(image);
+            let access = Ok(self.wallet.known(registry.map(AsRef::as_ref), image));
+            let processor = bearer.is_processor(registry);
+            self.lookups.glance(image, registry, &Asker { namespace, access, deadline: Instant::now(), record, processor })
+        };
+        let spoken = pod.images().take(MOST_IMAGES).filter_map(|named| spoken(&setting, &named));
+        let consider = spoken.map(|spoken| {
+            let image = spoken.subjected.image.as_ref().ok().filter(|image| setting.needs_sight(image, &spoken.policies));
+            let sight = image.and_then(glance);
+            setting.consider(spoken, sight.as_ref())
+        });
+        let considered: Vec<Considered<'_>> = consider.collect();
         let mut response = Response::allow(uid);
         response.warnings = judgement::as_warnings(&considered);
         response
     }
 
-    /// What is at hand about each image that some policy needs to know more of; images of one pod at once, each once.
-    async fn sights(
-        &self,
-        spoken: &[Spoken],
-        rules: &Rules,
-        bearer: &Bearer<'_>,
-        deadline: Instant,
-        record: bool,
-    ) -> HashMap<Reference, Sight> {
-        let wanted = judgement::wanted(spoken, rules, bearer.namespace, Timestamp::now());
+    /// What is at hand about each of these images. What is not at hand yet is asked for, for all of them at once.
+    async fn sights(&self, wanted: &[&Reference], rules: &Rules, bearer: &Bearer<'_>, deadline: Instant, record: bool) -> Vec<Sight> {
         if wanted.is_empty() {
-            return HashMap::new();
+            return Vec::new();
         }
         let started = Instant::now();
-        let sights = join_all(wanted.into_iter().map(|image| async move {
+        let at_hand = |image: &&Reference| {
             let registry = rules.registry_of(image);
-            let access = self.wallet.access(registry.map(AsRef::as_ref), image, bearer.namespace, &bearer.pull_secrets).await;
-            let asker = Asker {
-                namespace: bearer.namespace,
-                access,
-                deadline,
-                record,
-                processor: registry.is_some_and(|registry| registry.is_processor(bearer.namespace, bearer.service_account)),
-            };
-            (image.clone(), self.lookups.see(image, registry, &asker).await)
-        }))
-        .await;
+            self.lookups.at_hand(image, registry, bearer.is_processor(registry), || self.wallet.at_hand(registry.map(AsRef::as_ref), image))
+        };
+        let mut sights: Vec<Option<Sight>> = wanted.iter().map(at_hand).collect();
+        if sights.iter().any(Option::is_none) {
+            let missing = wanted.iter().zip(&mut sights).filter(|(_, sight)| sight.is_none());
+            join_all(missing.map(|(image, sight)| async move {
+                let registry = rules.registry_of(image);
+                let access = self.wallet.access(registry.map(AsRef::as_ref), image, bearer.namespace, &bearer.pull_secrets).await;
+                let asker = Asker { namespace: bearer.namespace, access, deadline, record, processor: bearer.is_processor(registry) };
+                *sight = Some(self.lookups.see(image, registry, &asker).await);
+            }))
+            .await;
+        }
         let phase = PhaseLabels { phase: Phase::Lookup };
         self.metrics.review_duration.get_or_create(&phase).observe(started.elapsed().as_secs_f64());
-        sights.into_iter().collect()
+        sights.into_iter().flatten().collect()
     }
 
     /// The labels of a namespace. One that the index does not hold is read live before "no policy matches" is believed: it may
@@ -241,8 +233,8 @@ impl Gate {
     }
 
     fn tell(&self, request: &Request<'_>, pod: &Pod<'_>, namespace: &str, judgement: &Judgement, dry_run: bool) {
-        for (verdict, mode, basis) in &judgement.tallies {
-            self.metrics.reviews.get_or_create(&ReviewLabels { verdict: *verdict, mode: *mode, basis: *basis }).inc();
+        for ((verdict, mode, basis), count) in &judgement.tallies {
+            self.metrics.reviews.get_or_create(&ReviewLabels { verdict: *verdict, mode: *mode, basis: *basis }).inc_by(*count);
         }
         if judgement.lines.is_empty() {
             return;

@@ -38,9 +38,27 @@ pub const NAME_LIMIT: usize = 255;
 /// displayed form gives the same reference again.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Reference {
-    registry: Arc<str>,
-    repository: Arc<str>,
+    name: Name,
     version: Version,
+}
+
+/// Registry and repository in one text, which is what patterns are matched with. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Name {
+    /// `registry/repository`.
+    text: Arc<str>,
+    /// Where the slash is that parts them.
+    slash: usize,
+}
+
+impl Name {
+    fn registry(&self) -> &str {
+        &self.text[..self.slash]
+    }
+
+    fn repository(&self) -> &str {
+        &self.text[self.slash + 1..]
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -107,17 +125,21 @@ impl Reference {
         if registry.len() + 1 + path.len() > NAME_LIMIT {
             return Err(ReferenceError::TooLong);
         }
-        Ok(Self { registry: registry.into(), repository: path.into(), version })
+        let slash = registry.len();
+        let mut text = registry;
+        text.push('/');
+        text.push_str(&path);
+        Ok(Self { name: Name { text: text.into(), slash }, version })
     }
 
     /// The registry: `host` or `host:port`, canonical.
     pub fn registry(&self) -> &str {
-        &self.registry
+        self.name.registry()
     }
 
     /// The repository: the path without the registry.
     pub fn repository(&self) -> &str {
-        &self.repository
+        self.name.repository()
     }
 
     /// The tag; none where a digest is given.
@@ -137,8 +159,8 @@ impl Reference {
     }
 
     /// `registry/repository`: what patterns and credentials are matched with.
-    pub fn name(&self) -> String {
-        format!("{}/{}", self.registry, self.repository)
+    pub fn name(&self) -> &str {
+        &self.name.text
     }
 
     /// The subject, if it is named by digest.
@@ -148,18 +170,18 @@ impl Reference {
 
     /// The subject that this name stands for, once its digest is known.
     pub fn with_digest(&self, digest: Digest) -> Subject {
-        Subject::new(Arc::clone(&self.registry), Arc::clone(&self.repository), digest)
+        Subject::new(self.name.clone(), digest)
     }
 
     /// Whether the registry is named by an IP address, which says nothing about who runs it.
     pub fn host_is_ip(&self) -> bool {
-        canonical::is_address(&self.registry)
+        canonical::is_address(self.registry())
     }
 }
 
 impl fmt::Display for Reference {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}/{}", self.registry, self.repository)?;
+        formatter.write_str(&self.name.text)?;
         match &self.version {
             Version::Tag(tag) => write!(formatter, ":{tag}"),
             Version::Digest(digest) => write!(formatter, "@{digest}"),
@@ -169,8 +191,8 @@ impl fmt::Display for Reference {
 
 impl From<&Subject> for Reference {
     fn from(subject: &Subject) -> Self {
-        let (registry, repository, digest) = subject.parts();
-        Self { registry: Arc::clone(registry), repository: Arc::clone(repository), version: Version::Digest(digest.clone()) }
+        let (name, digest) = subject.parts();
+        Self { name: name.clone(), version: Version::Digest(digest.clone()) }
     }
 }
 

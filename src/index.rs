@@ -62,7 +62,7 @@ pub struct Known {
     /// The object's name.
     pub name: String,
     /// What is known.
-    pub facts: Facts,
+    pub facts: Arc<Facts>,
     /// Numbers of transitions whose audit lines are not out.
     pub waiting: usize,
     /// A person decided something that no write of ours has answered yet.
@@ -115,7 +115,7 @@ impl Known {
         let waiting = status.history.iter().filter(|transition| transition.number > status.emitted_through).count();
         let known = Self {
             name: object.metadata.name.clone().unwrap_or_default(),
-            facts,
+            facts: Arc::new(facts),
             waiting,
             undecided,
             decided: object.spec.quarantine.is_some(),
@@ -380,7 +380,11 @@ pub fn last_seen(known: &Known, subject: &Subject, registry: Option<&RegistryEnt
     let own = known.facts.observed_at;
     let Some(registry) = registry else { return own };
     match registry.last_complete_pass {
-        Some(pass) if !registry.exceptions_cut && !registry.exceptions.contains(&subject.to_string()) => own.max(pass),
+        Some(pass)
+            if !registry.exceptions_cut && (registry.exceptions.is_empty() || !registry.exceptions.contains(&subject.to_string())) =>
+        {
+            own.max(pass)
+        }
         _ => own,
     }
 }

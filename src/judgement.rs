@@ -1,10 +1,6 @@
 //! From the opinions of several policies about several images to one answer: the strictest, its sentence, warnings and annotations.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 
@@ -12,7 +8,7 @@ use crate::{
     api::Mode,
     image::{Reference, ReferenceError, Subject},
     index::Rules,
-    policy::Policy,
+    policy::{Policy, Waiver},
     sentence::{self, Place},
     verdict::{Basis, Case, Opinion, Settled, Sight, Why},
 };
@@ -52,121 +48,126 @@ pub struct Subjected {
     pub image: Result<Reference, ReferenceError>,
 }
 
-/// One image with the policies that speak of it.
+/// What all images of one pod have in common: the rules, the namespace and the time, and what of the rules bears there and then.
 #[derive(Clone, Debug)]
-pub struct Spoken {
-    /// The image.
-    pub subjected: Subjected,
-    /// The policies, as [`policies_for`] chooses them.
-    pub policies: Vec<Arc<Policy>>,
+pub struct Setting<'a> {
+    rules: &'a Rules,
+    namespace: &'a str,
+    now: Timestamp,
+    policies: Vec<&'a Policy>,
+    waivers: Vec<&'a Waiver>,
 }
 
-/// The policies that speak of an image in a namespace. A reference that cannot be read, or whose host is an address that no
-/// Registry names, could be any image: every policy of the namespace speaks of it.
-#[must_use]
-pub fn policies_for(
-    rules: &Rules,
-    scope: Scope,
-    labels: &BTreeMap<String, String>,
-    image: &Result<Reference, ReferenceError>,
-) -> Vec<Arc<Policy>> {
-    let here = rules.policies.values().filter(|policy| scope.holds(policy.mode) && policy.matches_namespace(labels));
-    match image {
-        Err(_) => here.cloned().collect(),
-        Ok(image) => {
-            let name = image.name();
-            let anywhere = image.host_is_ip() && rules.registry_of(image).is_none();
-            here.filter(|policy| if anywhere { !policy.excludes_image(&name) } else { policy.matches_image(&name) }).cloned().collect()
-        }
+impl<'a> Setting<'a> {
+    /// The policies within the scope that select a namespace with these labels, and the waivers in force there.
+    #[must_use]
+    pub fn new(rules: &'a Rules, scope: Scope, namespace: &'a str, labels: &BTreeMap<String, String>, now: Timestamp) -> Self {
+        let policies = rules.policies.values().map(AsRef::as_ref);
+        let policies = policies.filter(|policy| scope.holds(policy.mode) && policy.matches_namespace(labels)).collect();
+        let waivers = rules.waivers.values().map(AsRef::as_ref).filter(|waiver| waiver.is_in_force(namespace, now)).collect();
+        Self { rules, namespace, now, policies, waivers }
     }
+
+    /// The same at a later time.
+    #[must_use]
+    pub fn at(mut self, now: Timestamp) -> Self {
+        self.now = now;
+        self
+    }
+
+    /// The policies that speak of an image. A reference that cannot be read, or whose host is an address that no Registry names, could
+    /// be any image: every policy of the namespace speaks of it.
+    #[must_use]
+    pub fn policies_for(&self, image: &Result<Reference, ReferenceError>) -> Vec<&'a Policy> {
+        let Ok(image) = image else { return self.policies.clone() };
+        let name = image.name();
+        let anywhere = image.host_is_ip() && self.rules.registry_of(image).is_none();
+        let speaks = |policy: &&&Policy| if anywhere { !policy.excludes_image(name) } else { policy.matches_image(name) };
+        self.policies.iter().filter(speaks).copied().collect()
+    }
+
+    /// One image as one of its policies meets it.
+    #[must_use]
+    pub fn case<'c>(&'c self, policy: &'a Policy, image: &'c Reference) -> Case<'a, 'c> {
+        Case { policy, waivers: &self.waivers, namespace: self.namespace, image, now: self.now }
+    }
+
+    /// What each of its policies makes of one image, given what is at hand about it.
+    #[must_use]
+    pub fn consider(&self, spoken: Spoken<'a>, sight: Option<&Sight>) -> Considered<'a> {
+        let Spoken { subjected, policies } = spoken;
+        let opinions = match &subjected.image {
+            Err(error) => policies
+                .iter()
+                .map(|policy| Opinion {
+                    policy: &policy.name,
+                    mode: policy.mode,
+                    settled: Settled::Refuse(Why::Reference(error.to_string())),
+                    warnings: Vec::new(),
+                })
+                .collect(),
+            Ok(image) => {
+                let opinion = |policy: &&'a Policy| match sight {
+                    Some(sight) => Some(Opinion::of(&self.case(policy, image), sight)),
+                    None => Opinion::by_name(&self.case(policy, image), self.rules.registry_of(image).is_some()),
+                };
+                policies.iter().filter_map(opinion).collect()
+            }
+        };
+        Considered { subject: sight.and_then(|sight| sight.subject.clone()), subjected, opinions }
+    }
+
+    /// Whether some of its policies needs more than the image's name.
+    #[must_use]
+    pub fn needs_sight(&self, image: &Reference, policies: &[&'a Policy]) -> bool {
+        let listed = self.rules.registry_of(image).is_some();
+        policies.iter().any(|policy| Opinion::by_name(&self.case(policy, image), listed).is_none())
+    }
+
+    /// The images of which some policy needs to know more than the name, each once.
+    #[must_use]
+    pub fn wanted<'s>(&self, spoken: &'s [Spoken<'a>]) -> Vec<&'s Reference> {
+        let mut wanted = Vec::new();
+        for Spoken { subjected, policies } in spoken {
+            if let Ok(image) = &subjected.image
+                && !wanted.contains(&image)
+                && self.needs_sight(image, policies)
+            {
+                wanted.push(image);
+            }
+        }
+        wanted
+    }
+
+    /// What each policy makes of each image, given what is at hand about those that were [wanted](Self::wanted).
+    #[must_use]
+    pub fn consider_all<'s>(&self, spoken: Vec<Spoken<'a>>, sight: impl Fn(&Reference) -> Option<&'s Sight>) -> Vec<Considered<'a>> {
+        let each = |spoken: Spoken<'a>| {
+            let sight = spoken.subjected.image.as_ref().ok().and_then(&sight);
+            self.consider(spoken, sight)
+        };
+        spoken.into_iter().map(each).collect()
+    }
+}
+
+/// One image with the policies that speak of it.
+#[derive(Clone, Debug)]
+pub struct Spoken<'a> {
+    /// The image.
+    pub subjected: Subjected,
+    /// The policies, as [`Setting::policies_for`] chooses them.
+    pub policies: Vec<&'a Policy>,
 }
 
 /// Everything that was thought about one image.
 #[derive(Clone, Debug)]
-pub struct Considered {
+pub struct Considered<'a> {
     /// The image.
     pub subjected: Subjected,
     /// Its digest, when that is known.
     pub subject: Option<Subject>,
     /// One opinion a policy.
-    pub opinions: Vec<Opinion>,
-}
-
-/// What each policy makes of one image, given what is at hand about it.
-#[must_use]
-pub fn consider(
-    subjected: Subjected,
-    policies: &[Arc<Policy>],
-    rules: &Rules,
-    namespace: &str,
-    sight: Option<&Sight>,
-    now: Timestamp,
-) -> Considered {
-    let waivers: Vec<_> = rules.waivers.values().cloned().collect();
-    let opinions = match &subjected.image {
-        Err(error) => policies
-            .iter()
-            .map(|policy| Opinion {
-                policy: policy.name.clone(),
-                mode: policy.mode,
-                settled: Settled::Refuse(Why::Reference(error.to_string())),
-                warnings: Vec::new(),
-            })
-            .collect(),
-        Ok(image) => {
-            let listed = rules.registry_of(image).is_some();
-            policies
-                .iter()
-                .filter_map(|policy| {
-                    let case = Case { policy, waivers: &waivers, namespace, image, now };
-                    match sight {
-                        Some(sight) => Some(Opinion::of(&case, sight)),
-                        None => Opinion::by_name(&case, listed),
-                    }
-                })
-                .collect()
-        }
-    };
-    Considered { subject: sight.and_then(|sight| sight.subject.clone()), subjected, opinions }
-}
-
-/// Whether some policy needs more than the image's name.
-#[must_use]
-pub fn needs_sight(image: &Reference, policies: &[Arc<Policy>], rules: &Rules, namespace: &str, now: Timestamp) -> bool {
-    let waivers: Vec<_> = rules.waivers.values().cloned().collect();
-    let listed = rules.registry_of(image).is_some();
-    policies.iter().any(|policy| Opinion::by_name(&Case { policy, waivers: &waivers, namespace, image, now }, listed).is_none())
-}
-
-/// The images of which some policy needs to know more than the name, each once.
-#[must_use]
-pub fn wanted<'a>(spoken: &'a [Spoken], rules: &Rules, namespace: &str, now: Timestamp) -> Vec<&'a Reference> {
-    let mut wanted = Vec::new();
-    for Spoken { subjected, policies } in spoken {
-        if let Ok(image) = &subjected.image
-            && !wanted.contains(&image)
-            && needs_sight(image, policies, rules, namespace, now)
-        {
-            wanted.push(image);
-        }
-    }
-    wanted
-}
-
-/// What each policy makes of each image, given what is at hand about those that were [`wanted`].
-#[must_use]
-pub fn consider_all<S: std::hash::BuildHasher>(
-    spoken: Vec<Spoken>,
-    rules: &Rules,
-    namespace: &str,
-    sights: &HashMap<Reference, Sight, S>,
-    now: Timestamp,
-) -> Vec<Considered> {
-    let each = |Spoken { subjected, policies }| {
-        let sight = subjected.image.as_ref().ok().and_then(|image| sights.get(image));
-        consider(subjected, &policies, rules, namespace, sight, now)
-    };
-    spoken.into_iter().map(each).collect()
+    pub opinions: Vec<Opinion<'a>>,
 }
 
 /// The answer about a pod.
@@ -178,11 +179,14 @@ pub struct Judgement {
     pub warnings: Vec<String>,
     /// For the API server's audit log.
     pub annotations: BTreeMap<&'static str, String>,
-    /// For the metrics: one an opinion.
-    pub tallies: Vec<(Answered, Mode, Basis)>,
+    /// For the metrics: how many opinions there were of each kind.
+    pub tallies: Vec<(Tally, u64)>,
     /// Audit lines: every opinion that is not a plain yes.
     pub lines: Vec<Line>,
 }
+
+/// The kind of an opinion: what it came to, in which mode, on what basis.
+pub type Tally = (Answered, Mode, Basis);
 
 /// Yes, no, or not yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -242,7 +246,7 @@ pub struct Line {
     pub reason: String,
 }
 
-impl Opinion {
+impl Opinion<'_> {
     /// What it comes to, whatever its mode.
     #[must_use]
     pub fn answered(&self) -> Answered {
@@ -279,38 +283,43 @@ impl Opinion {
 /// Joins everything into one answer: the strictest of the policies in mode Enforce. Policies in mode Warn warn, those in mode
 /// Audit leave annotations and audit lines.
 #[must_use]
-pub fn conclude(all: &[Considered]) -> Judgement {
+pub fn conclude(all: &[Considered<'_>]) -> Judgement {
     let mut refusals = Vec::new();
     let mut laters = Vec::new();
     let mut wait = Duration::ZERO;
     let mut judgement =
         Judgement { answer: Answer::Admit, warnings: Vec::new(), annotations: BTreeMap::new(), tallies: Vec::new(), lines: Vec::new() };
-    let mut strictest: Option<(Answered, &Considered, &Opinion)> = None;
+    let mut strictest: Option<(Answered, &Considered<'_>, &Opinion<'_>)> = None;
     for considered in all {
         let place = Place { path: &considered.subjected.path, image: &considered.subjected.text, subject: considered.subject.as_ref() };
         for opinion in &considered.opinions {
             let (answered, basis) = (opinion.answered(), opinion.basis());
-            judgement.tallies.push((answered, opinion.mode, basis));
+            let tally = (answered, opinion.mode, basis);
+            // Of few kinds, and most often of one: a search in line is the quickest there is.
+            match judgement.tallies.iter_mut().find(|(held, _)| *held == tally) {
+                Some((_, count)) => *count += 1,
+                None => judgement.tallies.push((tally, 1)),
+            }
             match (&opinion.settled, opinion.mode) {
-                (Settled::Refuse(why), Mode::Enforce) => refusals.push(sentence::refusal(&place, why, &opinion.policy)),
+                (Settled::Refuse(why), Mode::Enforce) => refusals.push(sentence::refusal(&place, why, opinion.policy)),
                 (Settled::Later(why, after), Mode::Enforce) => {
-                    laters.push(sentence::refusal(&place, why, &opinion.policy));
+                    laters.push(sentence::refusal(&place, why, opinion.policy));
                     wait = wait.max(*after);
                 }
                 (Settled::Refuse(why) | Settled::Later(why, _), Mode::Warn) => {
-                    judgement.warnings.push(sentence::warning(&place, why, &opinion.policy));
+                    judgement.warnings.push(sentence::warning(&place, why, opinion.policy));
                 }
                 (Settled::Admit(_), _) | (_, Mode::Audit) => {}
             }
             if opinion.mode != Mode::Audit {
-                judgement.warnings.extend(opinion.warnings.iter().map(|why| sentence::warning(&place, why, &opinion.policy)));
+                judgement.warnings.extend(opinion.warnings.iter().map(|why| sentence::warning(&place, why, opinion.policy)));
             }
             if answered != Answered::Admit || basis.is_open() || matches!(basis, Basis::LastKnownGood | Basis::Waiver | Basis::Processor) {
                 judgement.lines.push(Line {
                     path: considered.subjected.path.clone(),
                     image: crate::history::clip(&considered.subjected.text, 400),
                     digest: considered.subject.as_ref().map(|subject| subject.digest().to_string()),
-                    policy: opinion.policy.clone(),
+                    policy: opinion.policy.to_owned(),
                     mode: opinion.mode,
                     answered,
                     basis,
@@ -328,7 +337,7 @@ pub fn conclude(all: &[Considered]) -> Judgement {
         if let Some(subject) = &considered.subject {
             annotations.insert("digest", subject.digest().to_string());
         }
-        annotations.insert("policy", opinion.policy.clone());
+        annotations.insert("policy", opinion.policy.to_owned());
         annotations.insert("mode", format!("{:?}", opinion.mode));
         annotations.insert("verdict", answered.as_str().to_owned());
         annotations.insert("basis", format!("{:?}", opinion.basis()));
@@ -345,13 +354,13 @@ pub fn conclude(all: &[Considered]) -> Judgement {
 
 /// What a template's author may want to know now: every refusal of a policy in mode Enforce or Warn, as a warning.
 #[must_use]
-pub fn as_warnings(all: &[Considered]) -> Vec<String> {
+pub fn as_warnings(all: &[Considered<'_>]) -> Vec<String> {
     let mut warnings = Vec::new();
     for considered in all {
         let place = Place { path: &considered.subjected.path, image: &considered.subjected.text, subject: considered.subject.as_ref() };
         for opinion in considered.opinions.iter().filter(|opinion| opinion.mode != Mode::Audit) {
             if let Settled::Refuse(why) = &opinion.settled {
-                warnings.push(sentence::warning(&place, why, &opinion.policy));
+                warnings.push(sentence::warning(&place, why, opinion.policy));
             }
         }
     }

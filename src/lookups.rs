@@ -39,7 +39,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Access {
     /// What is shown.
-    pub credentials: Credentials,
+    pub credentials: Arc<Credentials>,
     /// Tells it apart from others without knowing it.
     pub identity: CredentialIdentity,
     /// The Registry object names it: Lazaretto's own.
@@ -115,7 +115,7 @@ type Tags = Memory<TagKey, (Digest, Timestamp)>;
 pub struct Lookups {
     parts: Arc<Parts>,
     resolves: Flights<ResolveKey, Outcome<Digest>>,
-    judges: Flights<JudgeKey, Outcome<Facts>>,
+    judges: Flights<JudgeKey, Outcome<Arc<Facts>>>,
 }
 
 /// What a flight takes along.
@@ -157,6 +157,34 @@ impl Lookups {
         Self { parts: Arc::new(parts), resolves: Flights::new(BOUNDS), judges: Flights::new(BOUNDS) }
     }
 
+    /// What is at hand about an image, without asking or waiting for anybody; `access` is called when it takes credentials to know,
+    /// as for the digest of a tag.
+    #[must_use]
+    pub fn at_hand(
+        &self,
+        image: &Reference,
+        registry: Option<&Arc<RegistryEntry>>,
+        processor: bool,
+        access: impl FnOnce() -> Option<Access>,
+    ) -> Option<Sight> {
+        let subject = match image.subject() {
+            Some(subject) => subject,
+            None => match self.resolves.peek(&ResolveKey { image: image.clone(), access: access()?.identity })? {
+                Outcome::Found(digest) => image.with_digest(digest),
+                _ => return None,
+            },
+        };
+        let known = self.parts.index.read().image(&subject)?;
+        index::is_fresh(&known, &subject, registry.map(AsRef::as_ref), Timestamp::now()).then(|| Sight {
+            subject: Some(subject),
+            outcome: Outcome::Found(known.facts.clone()),
+            last: None,
+            source: Source::Known,
+            listed: registry.is_some(),
+            processor,
+        })
+    }
+
     /// What is at hand about an image now; asks for what is not, until the asker's deadline.
     pub async fn see(&self, image: &Reference, registry: Option<&Arc<RegistryEntry>>, asker: &Asker<'_>) -> Sight {
         let listed = registry.is_some();
@@ -167,7 +195,7 @@ impl Lookups {
                 (Outcome::Found(digest), source) => (image.with_digest(digest), source),
                 (other, source) => {
                     let (subject, last) = self.last_of_tag(image, registry, asker);
-                    let outcome = other.found::<Facts>().map_or_else(|end| end, |_| Outcome::Absent);
+                    let outcome = other.found::<Arc<Facts>>().map_or_else(|end| end, |_| Outcome::Absent);
                     return sight(subject, outcome, last, source);
                 }
             },
@@ -224,7 +252,7 @@ impl Lookups {
     }
 
     /// Facts about a subject came by another way: whoever waits for them is woken.
-    pub fn landed(&self, subject: &Subject, facts: &Facts) {
+    pub fn landed(&self, subject: &Subject, facts: &Arc<Facts>) {
         self.judges.land(&Outcome::Found(facts.clone()), self.parts.lives.facts, |key| key.subject == *subject);
     }
 
@@ -275,7 +303,7 @@ impl Lookups {
         self.resolves.launch(key.clone(), namespace, || parts.resolve(key, registry.cloned(), access.clone()));
     }
 
-    async fn judge(&self, subject: &Subject, registry: Option<&Arc<RegistryEntry>>, asker: &Asker<'_>) -> Outcome<Facts> {
+    async fn judge(&self, subject: &Subject, registry: Option<&Arc<RegistryEntry>>, asker: &Asker<'_>) -> Outcome<Arc<Facts>> {
         let access = match &asker.access {
             Ok(access) => access,
             Err(why) => return Outcome::Unauthorized(why.clone()),
@@ -296,7 +324,13 @@ impl Lookups {
     }
 
     /// Looks again at an image, whatever is written of it: the leader's regular look.
-    pub async fn look_again(&self, subject: &Subject, registry: &Arc<RegistryEntry>, access: &Access, namespace: &str) -> Outcome<Facts> {
+    pub async fn look_again(
+        &self,
+        subject: &Subject,
+        registry: &Arc<RegistryEntry>,
+        access: &Access,
+        namespace: &str,
+    ) -> Outcome<Arc<Facts>> {
         let key = JudgeKey { subject: subject.clone(), access: access.identity, record: true };
         self.parts.clone().judge(key, Some(registry.clone()), access.clone(), namespace.to_owned(), Priority::Polling).await.value
     }
@@ -341,7 +375,7 @@ impl Lookups {
         image: &Reference,
         registry: Option<&Arc<RegistryEntry>>,
         asker: &Asker<'_>,
-    ) -> (Option<Subject>, Option<(Facts, Timestamp)>) {
+    ) -> (Option<Subject>, Option<(Arc<Facts>, Timestamp)>) {
         let key = TagKey::new(image, asker.access.as_ref().ok());
         let Some((digest, resolved)) = self.parts.tags.lock().get(&key).cloned() else { return (None, None) };
         let subject = image.with_digest(digest);
@@ -355,7 +389,7 @@ impl Lookups {
     }
 }
 
-fn last_look(known: &Known, subject: &Subject, registry: Option<&Arc<RegistryEntry>>) -> (Facts, Timestamp) {
+fn last_look(known: &Known, subject: &Subject, registry: Option<&Arc<RegistryEntry>>) -> (Arc<Facts>, Timestamp) {
     (known.facts.clone(), index::last_seen(known, subject, registry.map(AsRef::as_ref)))
 }
 
@@ -411,7 +445,7 @@ impl Parts {
         access: Access,
         namespace: String,
         priority: Priority,
-    ) -> Found<Outcome<Facts>> {
+    ) -> Found<Outcome<Arc<Facts>>> {
         let outcome = self.ask_state(&key.subject, registry.as_ref(), &access, priority).await;
         let question = if priority == Priority::Polling { Asked::Poll } else { Asked::Judge };
         self.metrics.questions.get_or_create(&QuestionLabels { question, outcome: outcome.kind() }).inc();
@@ -424,7 +458,7 @@ impl Parts {
                     Ok(object) => {
                         let written = Known::read(&object, Timestamp::now()).map(|(_, known)| known.facts);
                         self.index.write().apply_image(&object, Timestamp::now());
-                        Outcome::Found(written.unwrap_or(observation.facts))
+                        Outcome::Found(written.unwrap_or_else(|| Arc::new(observation.facts)))
                     }
                     Err(error) => {
                         tracing::warn!(subject = %key.subject, %error, "an image's status was not written");
@@ -439,10 +473,10 @@ impl Parts {
 
     /// What is known once an observation was made that is not written down, in a dry run or because it could not be. What is known to
     /// be bad is not cleared by that: only the merge with what is written could tell that it may be.
-    fn unwritten(&self, subject: &Subject, seen: Observation) -> Facts {
+    fn unwritten(&self, subject: &Subject, seen: Observation) -> Arc<Facts> {
         match self.index.read().image(subject) {
             Some(known) if known.facts.state.is_bad() && !seen.facts.state.is_bad() && !seen.explicit => known.facts.clone(),
-            _ => seen.facts,
+            _ => Arc::new(seen.facts),
         }
     }
 

@@ -20,8 +20,25 @@ use crate::image::{HostError, canonical_host, clip, is_path_component};
 pub const PATTERN_LIMIT: usize = 255;
 
 /// A pattern made ready.
+///
+/// Most patterns of a policy speak of another registry or path than the image at hand, so what every match begins with stands apart:
+/// one comparison of bytes settles those, and nothing is taken apart for them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pattern(Vec<Part>);
+pub struct Pattern {
+    /// What every name begins with that it matches, up to and with a slash unless it is the whole name.
+    begins: Box<str>,
+    rest: Rest,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Rest {
+    /// Nothing may follow.
+    Nothing,
+    /// Anything has to follow: `**` as the last part.
+    Anything,
+    /// Parts that match these.
+    Parts(Vec<Part>),
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
@@ -122,8 +139,15 @@ impl Pattern {
     /// again, since where a later one was reached an earlier one cannot do better.
     #[must_use]
     pub fn matches(&self, name: &str) -> bool {
-        let names: Vec<&str> = name.split('/').collect();
-        wild(&self.0, &names, |part| *part == Part::Many, |part, name| matches!(part, Part::One(glob) if matches_part(glob, name)))
+        let Some(rest) = name.strip_prefix(&*self.begins) else { return false };
+        match &self.rest {
+            Rest::Nothing => rest.is_empty(),
+            Rest::Anything => !rest.is_empty(),
+            Rest::Parts(parts) => {
+                let names: Vec<&str> = rest.split('/').collect();
+                wild(parts, &names, |part| *part == Part::Many, |part, name| matches!(part, Part::One(glob) if matches_part(glob, name)))
+            }
+        }
     }
 }
 
@@ -155,18 +179,28 @@ fn wild<P, N>(pattern: &[P], name: &[N], any: impl Fn(&P) -> bool, one: impl Fn(
 }
 
 fn compile(text: &str) -> Result<Pattern, PatternError> {
-    let mut parts = Vec::new();
-    for part in text.split('/') {
-        match part {
-            "**" => parts.push(Part::Many),
-            _ if part.contains("**") => return Err(PatternError::Many),
-            _ => parts.push(Part::One(part.into())),
+    let parts: Vec<&str> = text.split('/').collect();
+    if parts.iter().any(|part| part.contains("**") && *part != "**") {
+        return Err(PatternError::Many);
+    }
+    let literal = parts.iter().take_while(|part| !part.contains('*')).count();
+    if literal == parts.len() {
+        return Ok(Pattern { begins: text.into(), rest: Rest::Nothing });
+    }
+    let begins: String = parts[..literal].iter().flat_map(|part| [*part, "/"]).collect();
+    let rest = match &parts[literal..] {
+        ["**"] => Rest::Anything,
+        rest => {
+            let one = |part: &&str| if *part == "**" { Part::Many } else { Part::One((*part).into()) };
+            let mut rest: Vec<Part> = rest.iter().map(one).collect();
+            // As the last part it stands for one or more.
+            if rest.last() == Some(&Part::Many) {
+                rest.insert(rest.len() - 1, Part::One("*".into()));
+            }
+            Rest::Parts(rest)
         }
-    }
-    if parts.last() == Some(&Part::Many) {
-        parts.insert(parts.len() - 1, Part::One("*".into()));
-    }
-    Ok(Pattern(parts))
+    };
+    Ok(Pattern { begins: begins.into(), rest })
 }
 
 /// What holds of every pattern, in the order in which an author would want to hear of it.

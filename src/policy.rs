@@ -29,6 +29,7 @@ pub struct Policy {
     images: Vec<Pattern>,
     exclude: Vec<Pattern>,
     deny: Vec<Deny>,
+    denies_digests: bool,
     /// What it asks for.
     pub require: api::Require,
     /// What it does when nobody knows.
@@ -116,6 +117,7 @@ impl TryFrom<&api::QuarantinePolicy> for Policy {
             };
             Ok(Deny { what, reason: rule.reason.clone() })
         });
+        let deny: Vec<Deny> = deny.collect::<Result<_, _>>()?;
         Ok(Self {
             name: object.metadata.name.clone().unwrap_or_default(),
             mode: spec.mode,
@@ -123,7 +125,8 @@ impl TryFrom<&api::QuarantinePolicy> for Policy {
             namespaces,
             images: patterns("spec.match.images", &spec.matching.images)?,
             exclude: patterns("spec.match.excludeImages", &spec.matching.exclude_images)?,
-            deny: deny.collect::<Result<_, _>>()?,
+            denies_digests: deny.iter().any(|rule| matches!(rule.what, Denied::Digest(_))),
+            deny,
             require: spec.require.clone(),
             when_unknown: spec.when_unknown.clone(),
         })
@@ -164,9 +167,8 @@ impl Policy {
     /// The reason of the rule that denies this name, or this digest by itself.
     #[must_use]
     pub fn denies(&self, image: &Reference) -> Option<&str> {
-        let name = image.name();
         let hit = |rule: &&Deny| match &rule.what {
-            Denied::Image(pattern) => pattern.matches(&name),
+            Denied::Image(pattern) => pattern.matches(image.name()),
             Denied::Digest(digest) => image.digest() == Some(digest),
         };
         self.deny.iter().find(hit).map(|rule| rule.reason.as_str())
@@ -189,13 +191,13 @@ impl Policy {
     /// Whether anything must be known of an image to judge it. Where not, no registry is asked.
     #[must_use]
     pub fn needs_facts(&self) -> bool {
-        self.require.released != Level::Off || self.denies_digests()
+        self.require.released != Level::Off || self.denies_digests
     }
 
     /// Whether it denies any image by its digest.
     #[must_use]
-    pub fn denies_digests(&self) -> bool {
-        self.deny.iter().any(|rule| matches!(rule.what, Denied::Digest(_)))
+    pub const fn denies_digests(&self) -> bool {
+        self.denies_digests
     }
 }
 
@@ -317,20 +319,16 @@ impl TryFrom<&api::Waiver> for Waiver {
 }
 
 impl Waiver {
-    /// Whether it waives the requirement for some image in this namespace, now.
+    /// Whether it waives anything in this namespace, now.
     #[must_use]
-    pub fn speaks_of(&self, requirement: Requirement, namespace: &str, now: Timestamp) -> bool {
-        now < self.expires
-            && self.requirements.contains(&requirement)
-            && (self.namespaces.is_empty() || self.namespaces.iter().any(|known| known == namespace))
+    pub fn is_in_force(&self, namespace: &str, now: Timestamp) -> bool {
+        now < self.expires && (self.namespaces.is_empty() || self.namespaces.iter().any(|known| known == namespace))
     }
 
     /// Whether it waives the requirement for anything in this namespace, now.
     #[must_use]
     pub fn concerns(&self, requirement: Requirement, namespace: &str, now: Timestamp) -> bool {
-        now < self.expires
-            && self.requirements.contains(&requirement)
-            && (self.namespaces.is_empty() || self.namespaces.iter().any(|known| known == namespace))
+        self.requirements.contains(&requirement) && self.is_in_force(namespace, now)
     }
 
     /// Whether it waives the requirement for this image, whose digest may not be known, in this namespace, now.

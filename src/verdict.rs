@@ -27,9 +27,9 @@ pub struct Sight {
     /// The image by digest, when that much is known.
     pub subject: Option<Subject>,
     /// How the question ended.
-    pub outcome: Outcome<Facts>,
+    pub outcome: Outcome<Arc<Facts>>,
     /// What was known of this image (or of the last digest of its tag) before, and when it was last seen to be so.
-    pub last: Option<(Facts, Timestamp)>,
+    pub last: Option<(Arc<Facts>, Timestamp)>,
     /// Whether the facts came from what is written or from asking just now.
     pub source: Source,
     /// A Registry object speaks of this image.
@@ -85,7 +85,7 @@ pub enum Why {
     /// The policy wants a digest, and the pod names none.
     NoDigest,
     /// The image is in quarantine, or failed.
-    Held(Box<Facts>),
+    Held(Arc<Facts>),
     /// Nobody keeps a flag for it, and the policy does not allow that.
     Unmanaged {
         /// A Registry object names its host.
@@ -144,11 +144,11 @@ pub enum Settled {
 
 /// One image as one policy meets it.
 #[derive(Clone, Copy, Debug)]
-pub struct Case<'a> {
+pub struct Case<'p, 'a> {
     /// The policy.
-    pub policy: &'a Policy,
-    /// Every waiver; [`judge`] picks those that bear.
-    pub waivers: &'a [Arc<Waiver>],
+    pub policy: &'p Policy,
+    /// The waivers that may bear; [`judge`] picks those that do.
+    pub waivers: &'a [&'a Waiver],
     /// The namespace of the pod.
     pub namespace: &'a str,
     /// The image as the pod names it.
@@ -157,30 +157,29 @@ pub struct Case<'a> {
     pub now: Timestamp,
 }
 
-impl Case<'_> {
+impl Case<'_, '_> {
     fn waived(&self, requirement: Requirement, sight: Option<&Sight>) -> bool {
         let subject = sight.and_then(|sight| sight.subject.as_ref());
         let digest = self.image.digest().or_else(|| subject.map(Subject::digest));
-        let name = self.image.name();
-        self.waivers.iter().any(|waiver| waiver.waives(requirement, self.namespace, &name, digest, self.now))
+        self.waivers.iter().any(|waiver| waiver.waives(requirement, self.namespace, self.image.name(), digest, self.now))
     }
 }
 
 /// What one policy makes of an image by its name alone: `None` when more must be known.
 #[must_use]
-pub fn judge_by_name(case: &Case<'_>, listed: bool, warnings: &mut Vec<Why>) -> Option<Verdict> {
+pub fn judge_by_name(case: &Case<'_, '_>, listed: bool, warnings: &mut Vec<Why>) -> Option<Verdict> {
     if case.image.host_is_ip() && !listed {
         return Some(Verdict::Refuse(Why::AddressLiteral));
     }
     if let Some(reason) = case.policy.denies(case.image) {
         return Some(Verdict::Refuse(Why::Denied(reason.to_owned())));
     }
-    if case.image.digest().is_none() && !case.waived(Requirement::Digest, None) {
-        match case.policy.require.digest {
-            Level::Off => {}
-            Level::Warn => warnings.push(Why::NoDigest),
-            Level::Deny => return Some(Verdict::Refuse(Why::NoDigest)),
-        }
+    let waived = || case.waived(Requirement::Digest, None);
+    match case.policy.require.digest {
+        Level::Off => {}
+        Level::Warn | Level::Deny if case.image.digest().is_some() || waived() => {}
+        Level::Warn => warnings.push(Why::NoDigest),
+        Level::Deny => return Some(Verdict::Refuse(Why::NoDigest)),
     }
     if !case.policy.needs_facts() {
         return Some(Verdict::Admit(Basis::NothingRequired));
@@ -193,7 +192,7 @@ pub fn judge_by_name(case: &Case<'_>, listed: bool, warnings: &mut Vec<Why>) -> 
 }
 
 /// A quarantine is waived by digest, so a tag's has to be found out first; but only where some waiver speaks of this namespace.
-fn may_be_waived(case: &Case<'_>) -> bool {
+fn may_be_waived(case: &Case<'_, '_>) -> bool {
     match case.image.digest() {
         Some(_) => case.waived(Requirement::Released, None),
         None => case.waivers.iter().any(|waiver| waiver.concerns(Requirement::Released, case.namespace, case.now)),
@@ -202,7 +201,7 @@ fn may_be_waived(case: &Case<'_>) -> bool {
 
 /// What one policy makes of one image. Requirements at level Warn go to `warnings`.
 #[must_use]
-pub fn judge(case: &Case<'_>, sight: &Sight, warnings: &mut Vec<Why>) -> Verdict {
+pub fn judge(case: &Case<'_, '_>, sight: &Sight, warnings: &mut Vec<Why>) -> Verdict {
     if let Some(verdict) = judge_by_name(case, sight.listed, warnings) {
         return verdict;
     }
@@ -227,7 +226,10 @@ pub fn judge(case: &Case<'_>, sight: &Sight, warnings: &mut Vec<Why>) -> Verdict
 }
 
 /// The emergency stop holds for the digest that is known, also when the registry cannot be asked just now.
-fn denied_by_digest(case: &Case<'_>, sight: &Sight) -> Option<Why> {
+fn denied_by_digest(case: &Case<'_, '_>, sight: &Sight) -> Option<Why> {
+    if !case.policy.denies_digests() {
+        return None;
+    }
     let subject = sight.subject.as_ref()?;
     let facts = match &sight.outcome {
         Outcome::Found(facts) => Some(facts),
@@ -238,7 +240,7 @@ fn denied_by_digest(case: &Case<'_>, sight: &Sight) -> Option<Why> {
     match case.policy.denies_digest(subject.digest(), manifest) {
         Some(reason) => Some(Why::Denied(reason.to_owned())),
         // An author could put the denied one behind as many others as are held.
-        None => (manifest.cut && case.policy.denies_digests()).then_some(Why::IndexTooLarge),
+        None => manifest.cut.then_some(Why::IndexTooLarge),
     }
 }
 
@@ -254,7 +256,7 @@ fn basis(sight: &Sight) -> Basis {
     }
 }
 
-fn released(case: &Case<'_>, sight: &Sight) -> Verdict {
+fn released(case: &Case<'_, '_>, sight: &Sight) -> Verdict {
     let verdict = table(case, sight);
     match &verdict {
         Verdict::Refuse(Why::Held(_) | Why::Blocked(_)) | Verdict::Unknown(Unknown::Pending(_)) if sight.processor => {
@@ -271,7 +273,7 @@ fn released(case: &Case<'_>, sight: &Sight) -> Verdict {
 
 /// The table: what each end of a question comes to. Total on purpose.
 #[must_use]
-pub fn table(case: &Case<'_>, sight: &Sight) -> Verdict {
+pub fn table(case: &Case<'_, '_>, sight: &Sight) -> Verdict {
     match &sight.outcome {
         Outcome::Found(facts) => match facts.state {
             State::Released => Verdict::Admit(basis(sight)),
@@ -279,7 +281,7 @@ pub fn table(case: &Case<'_>, sight: &Sight) -> Verdict {
                 Allowance::Allow => Verdict::Admit(basis(sight)),
                 Allowance::Deny => Verdict::Refuse(Why::Unmanaged { listed: sight.listed }),
             },
-            State::Quarantined | State::Failed => Verdict::Refuse(Why::Held(Box::new(facts.clone()))),
+            State::Quarantined | State::Failed => Verdict::Refuse(Why::Held(facts.clone())),
             State::Pending => unknown(sight, Unknown::Pending(facts.reason.clone())),
         },
         Outcome::Absent | Outcome::Hidden | Outcome::Refused => Verdict::Refuse(Why::NotFoundOrNotPermitted),
@@ -304,12 +306,12 @@ fn unknown(sight: &Sight, unknown: Unknown) -> Verdict {
 /// Known bad never opens.
 fn known_bad(sight: &Sight) -> Option<Why> {
     let (facts, _) = sight.last.as_ref()?;
-    facts.state.is_bad().then(|| Why::Held(Box::new(facts.clone())))
+    facts.state.is_bad().then(|| Why::Held(facts.clone()))
 }
 
 /// Where not knowing becomes yes or no.
 #[must_use]
-pub fn settle(case: &Case<'_>, sight: &Sight, verdict: Verdict) -> Settled {
+pub fn settle(case: &Case<'_, '_>, sight: &Sight, verdict: Verdict) -> Settled {
     let knobs = &case.policy.when_unknown;
     let (allowance, open, unknown) = match verdict {
         Verdict::Admit(basis) => return Settled::Admit(basis),
@@ -337,7 +339,7 @@ pub fn settle(case: &Case<'_>, sight: &Sight, verdict: Verdict) -> Settled {
 const RETRY_UNKNOWN: Duration = Duration::from_secs(5);
 
 /// The image was good at the last look, and that look is young enough for the policy.
-fn was_good(case: &Case<'_>, sight: &Sight) -> bool {
+fn was_good(case: &Case<'_, '_>, sight: &Sight) -> bool {
     let Some((facts, seen)) = &sight.last else { return false };
     let good = match facts.state {
         State::Released => true,
@@ -351,9 +353,9 @@ fn was_good(case: &Case<'_>, sight: &Sight) -> bool {
 
 /// What one policy says of one image, in its mode.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Opinion {
+pub struct Opinion<'p> {
     /// The policy's name.
-    pub policy: String,
+    pub policy: &'p str,
     /// What it does with its verdict.
     pub mode: Mode,
     /// The verdict after `whenUnknown`.
@@ -362,19 +364,19 @@ pub struct Opinion {
     pub warnings: Vec<Why>,
 }
 
-impl Opinion {
+impl<'p> Opinion<'p> {
     /// Judges and settles.
     #[must_use]
-    pub fn of(case: &Case<'_>, sight: &Sight) -> Self {
+    pub fn of(case: &Case<'p, '_>, sight: &Sight) -> Self {
         let mut warnings = Vec::new();
         let verdict = judge(case, sight, &mut warnings);
         let settled = settle(case, sight, verdict);
-        Self { policy: case.policy.name.clone(), mode: case.policy.mode, settled, warnings }
+        Self { policy: &case.policy.name, mode: case.policy.mode, settled, warnings }
     }
 
     /// The opinion of a policy that needs nothing but the name; `None` when more must be known.
     #[must_use]
-    pub fn by_name(case: &Case<'_>, listed: bool) -> Option<Self> {
+    pub fn by_name(case: &Case<'p, '_>, listed: bool) -> Option<Self> {
         let mut warnings = Vec::new();
         let settled = match judge_by_name(case, listed, &mut warnings)? {
             Verdict::Admit(basis) => Settled::Admit(basis),
@@ -382,7 +384,7 @@ impl Opinion {
             // A name alone leaves nothing unknown.
             Verdict::Unknown(_) | Verdict::Busy(_) => return None,
         };
-        Some(Self { policy: case.policy.name.clone(), mode: case.policy.mode, settled, warnings })
+        Some(Self { policy: &case.policy.name, mode: case.policy.mode, settled, warnings })
     }
 }
 

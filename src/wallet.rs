@@ -1,11 +1,11 @@
 //! Which credentials a look-up shows: the Registry's own, or, where the installation opts in, the pod's.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use kube::Client;
 
 use crate::{
-    credentials::{CredentialsError, SecretReader},
+    credentials::{Identified, SecretReader},
     image::Reference,
     keyring::{Holder, Keyring},
     lookups::Access,
@@ -27,7 +27,8 @@ pub struct Wallet {
 /// Nothing is shown.
 #[must_use]
 pub fn anonymous() -> Access {
-    Access { credentials: Credentials::Anonymous, identity: CredentialIdentity::Anonymous, own: false }
+    static NOTHING: LazyLock<Arc<Credentials>> = LazyLock::new(Arc::default);
+    Access { credentials: NOTHING.clone(), identity: CredentialIdentity::Anonymous, own: false }
 }
 
 impl std::fmt::Debug for Wallet {
@@ -37,12 +38,12 @@ impl std::fmt::Debug for Wallet {
 }
 
 fn access(credentials: Credentials, holder: Holder) -> Access {
-    let identity = credentials.identity(holder);
+    let Identified { credentials, identity } = Identified::new(credentials, holder);
     Access { credentials, identity, own: holder == Holder::Registry }
 }
 
-fn own(found: Result<Credentials, CredentialsError>) -> Result<Access, String> {
-    found.map(|credentials| access(credentials, Holder::Registry)).map_err(|error| error.to_string())
+fn own(Identified { credentials, identity }: Identified) -> Access {
+    Access { credentials, identity, own: true }
 }
 
 impl Wallet {
@@ -72,7 +73,7 @@ impl Wallet {
         match (registry, &self.secrets) {
             (Some(registry), _) if registry.spec.credentials.is_some() => self.own(registry, image.registry()).await,
             (_, Some(secrets)) if self.pods => {
-                let found = secrets.pod_credentials(namespace, pull_secrets, &image.name()).await;
+                let found = secrets.pod_credentials(namespace, pull_secrets, image.name()).await;
                 for error in &found.unusable {
                     tracing::debug!(namespace, %error, "a pull secret cannot be used");
                 }
@@ -86,13 +87,23 @@ impl Wallet {
     #[must_use]
     pub fn known(&self, registry: Option<&RegistryEntry>, image: &Reference) -> Access {
         if let Some(keyring) = &self.keyring {
-            return keyring.lookup(&image.name()).into_iter().next().map_or_else(anonymous, |credentials| access(credentials, Holder::Pod));
+            return keyring.lookup(image.name()).into_iter().next().map_or_else(anonymous, |credentials| access(credentials, Holder::Pod));
         }
         let secret = registry.and_then(|registry| registry.spec.credentials.as_ref());
         let known = secret
             .zip(self.secrets.as_ref())
             .and_then(|(secret, reader)| reader.known_registry_credentials(&secret.secret_name, image.registry()));
-        known.and_then(Result::ok).map_or_else(anonymous, |credentials| access(credentials, Holder::Registry))
+        known.and_then(Result::ok).map_or_else(anonymous, own)
+    }
+
+    /// What to show the registry of an image, if nobody has to be asked for it.
+    #[must_use]
+    pub fn at_hand(&self, registry: Option<&RegistryEntry>, image: &Reference) -> Option<Access> {
+        match (registry.and_then(|registry| registry.spec.credentials.as_ref()), &self.secrets) {
+            (Some(secret), Some(reader)) => reader.fresh_registry_credentials(&secret.secret_name, image.registry())?.ok().map(own),
+            (None, Some(_)) if self.pods => None,
+            _ => Some(self.known(registry, image)),
+        }
     }
 
     /// The Registry's own credentials for one of its hosts; nothing where it names none.
@@ -102,7 +113,7 @@ impl Wallet {
     pub async fn own(&self, registry: &RegistryEntry, host: &str) -> Result<Access, String> {
         let Some(secret) = &registry.spec.credentials else { return Ok(anonymous()) };
         match &self.secrets {
-            Some(reader) => own(reader.registry_credentials(&secret.secret_name, host).await),
+            Some(reader) => reader.registry_credentials(&secret.secret_name, host).await.map(own).map_err(|error| error.to_string()),
             None => match &self.keyring {
                 Some(keyring) => Ok(keyring
                     .lookup(&format!("{host}/"))

@@ -10,7 +10,7 @@
 //! Every answer is an AdmissionReview with the request's uid and status 200: any other is a failed call to the API server, and
 //! `failurePolicy` would decide. So nothing here may be refused by an extractor, and a panic is caught.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{ops::Deref, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -20,6 +20,7 @@ use axum::{
     response::{IntoResponse, Response as HttpResponse},
     routing::post,
 };
+use bytes::{Bytes, BytesMut};
 use futures::{FutureExt as _, StreamExt as _};
 use serde::Deserialize;
 use tokio::{
@@ -139,30 +140,77 @@ async fn warn(State(door): State<Arc<Door>>, body: Body) -> HttpResponse {
 }
 
 /// Reads a body of at most [`MOST_BYTES`] before the deadline, or makes the refusal, with the uid where that much came.
-async fn collect(body: Body, large: &Semaphore, deadline: Instant) -> Result<(Vec<u8>, Option<SemaphorePermit<'_>>), Box<Response>> {
+async fn collect(body: Body, large: &Semaphore, deadline: Instant) -> Result<(Bytes, Option<SemaphorePermit<'_>>), Box<Response>> {
     let mut place = None;
     let mut stream = body.into_data_stream();
-    let mut bytes = Vec::new();
+    let mut bytes = Gathered::default();
     let refuse = |bytes: &[u8], why: String| Err(Box::new(Response::refuse(review::uid_of(bytes).unwrap_or_default(), why)));
     loop {
         match tokio::time::timeout_at(deadline, stream.next()).await {
-            Ok(None) => return Ok((bytes, place)),
+            Ok(None) => return Ok((bytes.whole(), place)),
             Ok(Some(Ok(chunk))) if bytes.len() + chunk.len() <= MOST_BYTES => {
                 if bytes.len() + chunk.len() > LARGE && place.is_none() {
                     match tokio::time::timeout_at(deadline, large.acquire()).await {
                         Ok(permit) => place = permit.ok(),
                         Err(_) => {
-                            bytes.extend_from_slice(&chunk);
+                            bytes.add(chunk);
                             let why = "too many large reviews are being worked on: try again shortly";
                             return Err(Box::new(Response::later(review::uid_of(&bytes).unwrap_or_default(), why.to_owned(), 2)));
                         }
                     }
                 }
-                bytes.extend_from_slice(&chunk);
+                bytes.add(chunk);
             }
             Ok(Some(Ok(_))) => return refuse(&bytes, format!("the AdmissionReview is larger than {} MiB", MOST_BYTES >> 20)),
             Ok(Some(Err(_))) => return refuse(&bytes, "the AdmissionReview broke off".to_owned()),
             Err(_) => return refuse(&bytes, "the AdmissionReview did not arrive in time".to_owned()),
+        }
+    }
+}
+
+/// A body as it comes. One that comes in a single piece, as most do, is not copied.
+#[derive(Default)]
+enum Gathered {
+    #[default]
+    Nothing,
+    One(Bytes),
+    Many(BytesMut),
+}
+
+impl Gathered {
+    fn add(&mut self, chunk: Bytes) {
+        *self = match std::mem::take(self) {
+            Self::Nothing => Self::One(chunk),
+            Self::One(first) => {
+                let mut many = BytesMut::with_capacity(2 * (first.len() + chunk.len()));
+                many.extend_from_slice(&first);
+                many.extend_from_slice(&chunk);
+                Self::Many(many)
+            }
+            Self::Many(mut many) => {
+                many.extend_from_slice(&chunk);
+                Self::Many(many)
+            }
+        };
+    }
+
+    fn whole(self) -> Bytes {
+        match self {
+            Self::Nothing => Bytes::new(),
+            Self::One(one) => one,
+            Self::Many(many) => many.freeze(),
+        }
+    }
+}
+
+impl Deref for Gathered {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Nothing => &[],
+            Self::One(one) => one,
+            Self::Many(many) => many,
         }
     }
 }

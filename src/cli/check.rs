@@ -29,7 +29,7 @@ use super::{Exit, cluster::ClusterArguments, input, output};
 use crate::{
     api::ShortDuration,
     image::{Digest, Reference},
-    judgement::{self, Scope, Spoken, Subjected},
+    judgement::{Scope, Setting, Spoken, Subjected},
     keyring::Keyring,
     pod::MOST_IMAGES,
     verdict::Sight,
@@ -108,12 +108,9 @@ fn label(text: &str) -> Result<(String, String), String> {
 }
 
 /// One object, with its images and the policies that speak of them.
-struct Case {
-    kind: String,
-    name: String,
-    namespace: String,
-    service_account: String,
-    spoken: Result<Vec<Spoken>, (Verdict, String)>,
+struct Case<'a> {
+    subject: &'a Subject,
+    judged: Result<(Setting<'a>, Vec<Spoken<'a>>), (Verdict, String)>,
 }
 
 /// One object before anything is known of policies.
@@ -147,7 +144,7 @@ pub(super) async fn run(arguments: CheckArguments) -> anyhow::Result<Exit> {
             world.read_namespace(client, &subject.namespace).await?;
         }
     }
-    let cases: Vec<Case> = subjects.into_iter().map(|subject| case(subject, &world)).collect();
+    let cases: Vec<Case<'_>> = subjects.iter().map(|subject| case(subject, &world)).collect();
     let hands = hands(&arguments, &cases, &world, client.as_ref()).await?;
     let objects: Vec<Judged> = cases.into_iter().map(|case| judge(case, &world, &hands, arguments.strict)).collect();
     let report = Report { answer: objects.iter().map(|object| object.answer).max().unwrap_or(Verdict::Admit), objects, skipped };
@@ -232,34 +229,34 @@ async fn world(arguments: &CheckArguments, client: Option<&Client>) -> anyhow::R
 }
 
 /// Finds the policies that speak of each image of an object.
-fn case(subject: Subject, world: &World) -> Case {
-    let spoken = if subject.images.len() > MOST_IMAGES {
+fn case<'a>(subject: &'a Subject, world: &'a World) -> Case<'a> {
+    let judged = if subject.images.len() > MOST_IMAGES {
         let why = format!("it names {} images; at most {MOST_IMAGES} can be judged at once", subject.images.len());
         Err((Verdict::Refuse, why))
     } else {
         world.labels(&subject.namespace).map_err(|why| (Verdict::Later, why)).map(|labels| {
-            let spoken = subject.images.into_iter().map(|(path, text)| {
-                let image = Reference::parse(&text);
-                let policies = judgement::policies_for(&world.rules, Scope::All, &labels, &image);
-                Spoken { subjected: Subjected { path, text, image }, policies }
+            let setting = Setting::new(&world.rules, Scope::All, &subject.namespace, &labels, Timestamp::now());
+            let spoken = subject.images.iter().map(|(path, text)| {
+                let image = Reference::parse(text);
+                let policies = setting.policies_for(&image);
+                Spoken { subjected: Subjected { path: path.clone(), text: text.clone(), image }, policies }
             });
-            spoken.collect()
+            let spoken = spoken.collect();
+            (setting, spoken)
         })
     };
-    Case { kind: subject.kind, name: subject.name, namespace: subject.namespace, service_account: subject.service_account, spoken }
+    Case { subject, judged }
 }
 
 /// What is at hand about the images of which some policy needs to know more than the name.
 async fn hands(
     arguments: &CheckArguments,
-    cases: &[Case],
+    cases: &[Case<'_>],
     world: &World,
     client: Option<&Client>,
 ) -> anyhow::Result<HashMap<Reference, Hand>> {
-    let now = Timestamp::now();
-    let spoken = cases.iter().filter_map(|case| Some((case, case.spoken.as_ref().ok()?)));
-    let mut wanted: Vec<Reference> =
-        spoken.flat_map(|(case, spoken)| judgement::wanted(spoken, &world.rules, &case.namespace, now)).cloned().collect();
+    let judged = cases.iter().filter_map(|case| case.judged.as_ref().ok());
+    let mut wanted: Vec<Reference> = judged.flat_map(|(setting, spoken)| setting.wanted(spoken)).cloned().collect();
     wanted.sort_unstable();
     wanted.dedup();
     if wanted.is_empty() {
@@ -285,19 +282,22 @@ fn docker_login() -> anyhow::Result<PathBuf> {
 }
 
 /// Lets the pure core judge one object.
-fn judge(case: Case, world: &World, hands: &HashMap<Reference, Hand>, strict: bool) -> Judged {
-    let Case { kind, name, namespace, service_account, spoken } = case;
-    let spoken = match spoken {
-        Ok(spoken) => spoken,
-        Err((answer, why)) => return Judged { kind, name, namespace, answer, reason: Some(why), images: Vec::new() },
+fn judge(case: Case<'_>, world: &World, hands: &HashMap<Reference, Hand>, strict: bool) -> Judged {
+    let Subject { kind, name, namespace, service_account, .. } = case.subject;
+    let judged =
+        |answer, reason, images| Judged { kind: kind.clone(), name: name.clone(), namespace: namespace.clone(), answer, reason, images };
+    let (setting, spoken) = match case.judged {
+        Ok(judged) => judged,
+        Err((answer, why)) => return judged(answer, Some(why), Vec::new()),
     };
     let sight = |image: &Reference| {
-        let processor = world.rules.registry_of(image).is_some_and(|registry| registry.is_processor(&namespace, &service_account));
+        let processor = world.rules.registry_of(image).is_some_and(|registry| registry.is_processor(namespace, service_account));
         Some((image.clone(), Sight { processor, ..hands.get(image)?.sight.clone() }))
     };
     let sights: HashMap<Reference, Sight> = spoken.iter().filter_map(|spoken| sight(spoken.subjected.image.as_ref().ok()?)).collect();
-    let considered = judgement::consider_all(spoken, &world.rules, &namespace, &sights, Timestamp::now());
+    let setting = setting.at(Timestamp::now());
+    let considered = setting.consider_all(spoken, |image| sights.get(image));
     let answer = report::answer(&considered, strict);
     let images = considered.into_iter().map(|considered| report::image(considered, hands)).collect();
-    Judged { kind, name, namespace, answer, reason: None, images }
+    judged(answer, None, images)
 }

@@ -69,6 +69,10 @@ fn user(name: &str) -> Credentials {
     Credentials::basic(name, "hunter2")
 }
 
+fn own(name: &str) -> Identified {
+    Identified::new(user(name), Holder::Registry)
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_registrys_credentials_are_read_once_in_a_while() {
     let server = Server::default();
@@ -76,19 +80,21 @@ async fn a_registrys_credentials_are_read_once_in_a_while() {
     let reader = server.reader();
     assert_eq!(reader.known_registry_credentials("pull", "reg.example"), None);
     let all = join_all((0..10).map(|_| reader.registry_credentials("pull", "reg.example"))).await;
-    assert!(all.iter().all(|read| *read == Ok(user("first"))));
+    assert!(all.iter().all(|read| *read == Ok(own("first"))));
     assert_eq!(*server.asked.lock(), ["/api/v1/namespaces/lazaretto/secrets/pull"]);
 
     server.docker(OURS, "pull", "second");
-    assert_eq!(reader.registry_credentials("pull", "reg.example").await, Ok(user("first")));
+    assert_eq!(reader.registry_credentials("pull", "reg.example").await, Ok(own("first")));
+    assert_eq!(reader.fresh_registry_credentials("pull", "reg.example"), Some(Ok(own("first"))));
     advance(FRESH).await;
-    assert_eq!(reader.known_registry_credentials("pull", "reg.example"), Some(Ok(user("first"))));
-    assert_eq!(reader.registry_credentials("pull", "reg.example").await, Ok(user("second")));
+    assert_eq!(reader.fresh_registry_credentials("pull", "reg.example"), None);
+    assert_eq!(reader.known_registry_credentials("pull", "reg.example"), Some(Ok(own("first"))));
+    assert_eq!(reader.registry_credentials("pull", "reg.example").await, Ok(own("second")));
 
     // Refused by the registry: read anew at once.
     server.docker(OURS, "pull", "third");
     reader.forget_registry_credentials("pull");
-    assert_eq!(reader.registry_credentials("pull", "reg.example").await, Ok(user("third")));
+    assert_eq!(reader.registry_credentials("pull", "reg.example").await, Ok(own("third")));
     assert_eq!(server.asked(), 3);
 }
 
@@ -125,11 +131,11 @@ async fn while_the_api_server_fails_what_was_read_before_counts_and_not_for_ever
     server.docker(OURS, "pull", "robot");
     let reader = server.reader();
     let ask = async || reader.registry_credentials("pull", "reg.example").await;
-    assert_eq!(ask().await, Ok(user("robot")));
+    assert_eq!(ask().await, Ok(own("robot")));
     server.fail(OURS, "pull", 500, "InternalError");
     advance(Duration::from_secs(300)).await;
     for _ in 0..5 {
-        assert_eq!(ask().await, Ok(user("robot")));
+        assert_eq!(ask().await, Ok(own("robot")));
     }
     assert_eq!(server.asked(), 2, "the API server is not pressed");
     advance(Duration::from_secs(301)).await;
@@ -137,7 +143,7 @@ async fn while_the_api_server_fails_what_was_read_before_counts_and_not_for_ever
     // A deletion is an answer.
     server.docker(OURS, "pull", "robot");
     advance(FRESH_FAILURE).await;
-    assert_eq!(ask().await, Ok(user("robot")));
+    assert_eq!(ask().await, Ok(own("robot")));
     server.fail(OURS, "pull", 404, "NotFound");
     advance(FRESH).await;
     assert!(matches!(ask().await, Err(CredentialsError::Absent { .. })));

@@ -1,10 +1,10 @@
 //! Subjects: what is judged, remembered and written down.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use super::{Digest, Reference, ReferenceError};
+use super::{Digest, Name, Reference, ReferenceError};
 
 /// Longest object name in bytes: one label of RFC 1123, so that it also serves as a label's value.
 const OBJECT_NAME_LIMIT: usize = 63;
@@ -14,8 +14,7 @@ const HASH_DIGITS: usize = 16;
 /// An image that cannot change: registry, repository and digest, all canonical. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Subject {
-    registry: Arc<str>,
-    repository: Arc<str>,
+    name: Name,
     digest: Digest,
 }
 
@@ -34,22 +33,22 @@ pub enum SubjectError {
 }
 
 impl Subject {
-    pub(super) const fn new(registry: Arc<str>, repository: Arc<str>, digest: Digest) -> Self {
-        Self { registry, repository, digest }
+    pub(super) const fn new(name: Name, digest: Digest) -> Self {
+        Self { name, digest }
     }
 
-    pub(super) const fn parts(&self) -> (&Arc<str>, &Arc<str>, &Digest) {
-        (&self.registry, &self.repository, &self.digest)
+    pub(super) const fn parts(&self) -> (&Name, &Digest) {
+        (&self.name, &self.digest)
     }
 
     /// The registry: `host` or `host:port`, canonical.
     pub fn registry(&self) -> &str {
-        &self.registry
+        self.name.registry()
     }
 
     /// The repository: the path without the registry.
     pub fn repository(&self) -> &str {
-        &self.repository
+        self.name.repository()
     }
 
     /// The digest.
@@ -62,7 +61,7 @@ impl Subject {
     pub fn object_name(&self) -> String {
         let hash = Digest::of(self.to_string().as_bytes());
         let mut name = hash.hex()[..HASH_DIGITS].to_owned();
-        let tail = readable(&self.repository, OBJECT_NAME_LIMIT - HASH_DIGITS - 1);
+        let tail = readable(self.repository(), OBJECT_NAME_LIMIT - HASH_DIGITS - 1);
         if !tail.is_empty() {
             name.push('-');
             name.push_str(&tail);
@@ -99,7 +98,7 @@ fn readable(repository: &str, limit: usize) -> String {
 
 impl fmt::Display for Subject {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}/{}@{}", self.registry, self.repository, self.digest)
+        write!(formatter, "{}@{}", self.name.text, self.digest)
     }
 }
 

@@ -21,10 +21,10 @@ use crate::{
     history::clip,
     image::{Digest, Reference, Subject},
     index::{self, Index, Known, Rules},
-    judgement::{self, Scope},
+    judgement::{Scope, Setting},
     lookups::Asker,
     metrics::StateLabels,
-    verdict::{Case, Opinion, Settled, Sight, Source},
+    verdict::{Opinion, Settled, Sight, Source},
 };
 
 /// How often all is gone through when nothing seems to change.
@@ -79,9 +79,18 @@ fn survey(term: &Term) -> Survey {
     let inner = inner_digests(&index, &pods);
     let mut survey = Survey::default();
     let now = Timestamp::now();
-    for pod in pods.iter().filter(|pod| !operator.settings.excluded.contains(pod.namespace.as_ref())) {
-        for running in pod.containers.iter().filter(|running| !running.image_id.is_empty()) {
-            consider(&mut survey, &index, &rules, &inner, pod, running, now);
+    // Pods come in the order of their namespaces, and all of one namespace are judged in one setting.
+    for pods in pods.chunk_by(|one, next| one.namespace == next.namespace) {
+        let Some(namespace) = pods.first().map(|pod| &pod.namespace).filter(|name| !operator.settings.excluded.contains(name.as_ref()))
+        else {
+            continue;
+        };
+        let labels = index.namespace(namespace).unwrap_or_default();
+        let setting = Setting::new(&rules, Scope::Enforce, namespace, &labels, now);
+        for pod in pods {
+            for running in pod.containers.iter().filter(|running| !running.image_id.is_empty()) {
+                consider(&mut survey, &index, &rules, &setting, &inner, pod, running);
+            }
         }
     }
     for debts in survey.debts.values_mut() {
@@ -96,20 +105,19 @@ fn consider(
     survey: &mut Survey,
     index: &Index,
     rules: &Rules,
+    setting: &Setting<'_>,
     inner: &HashMap<Digest, Vec<Subject>>,
     pod: &Held,
     running: &inventory::Running,
-    now: Timestamp,
 ) {
     let Some((image, Some(subject))) = inventory::running_subject(running) else { return };
-    let labels = index.namespace(&pod.namespace).unwrap_or_default();
-    let policies = judgement::policies_for(rules, Scope::Enforce, &labels, &Ok(image.clone()));
+    let registry = rules.registry_of(&image);
+    let image = Ok(image);
+    let policies = setting.policies_for(&image);
     if policies.is_empty() {
         return;
     }
-    let registry = rules.registry_of(&image);
     let running_image = exact(&subject);
-    let waivers: Vec<_> = rules.waivers.values().cloned().collect();
     let known = find(index, inner, &subject);
     let sight = known.map(|known| Sight {
         subject: Some(subject.clone()),
@@ -120,8 +128,8 @@ fn consider(
         processor: registry.is_some_and(|registry| registry.is_processor(&pod.namespace, &pod.service_account)),
     });
     let mut refused = false;
-    for policy in &policies {
-        let case = Case { policy, waivers: &waivers, namespace: &pod.namespace, image: &running_image, now };
+    for policy in policies {
+        let case = setting.case(policy, &running_image);
         let opinion = match &sight {
             Some(sight) => Some(Opinion::of(&case, sight)),
             None => Opinion::by_name(&case, registry.is_some()),

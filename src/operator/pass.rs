@@ -218,7 +218,7 @@ async fn look(term: &Term, entry: &Arc<RegistryEntry>, access: &Access) -> (u32,
 }
 
 /// One image, with the patience that the registry's limits ask for.
-async fn look_at(term: &Term, entry: &Arc<RegistryEntry>, access: &Access, subject: &Subject) -> Outcome<crate::facts::Facts> {
+async fn look_at(term: &Term, entry: &Arc<RegistryEntry>, access: &Access, subject: &Subject) -> Outcome<Arc<crate::facts::Facts>> {
     let mut outcome = term.operator.lookups.look_again(subject, entry, access, "").await;
     for _ in 0..3 {
         let Outcome::Busy(busy) = &outcome else { break };

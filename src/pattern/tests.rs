@@ -196,10 +196,10 @@ proptest! {
 
     #[test]
     fn a_canonical_name_is_a_pattern_for_itself(text in "[a-z]{1,4}\\.[a-z]{1,4}(:[1-9][0-9]{0,3})?(/[a-z]{1,4}([._-][a-z]{1,3})?){1,3}") {
-        let name = Reference::parse(&text).unwrap().name();
-        let pattern = Pattern::parse(&name).unwrap();
-        prop_assert!(pattern.matches(&name));
-        let longer = [&name, "/x"].concat();
+        let reference = Reference::parse(&text).unwrap();
+        let pattern = Pattern::parse(reference.name()).unwrap();
+        prop_assert!(pattern.matches(reference.name()));
+        let longer = [reference.name(), "/x"].concat();
         prop_assert!(!pattern.matches(&longer));
     }
 }

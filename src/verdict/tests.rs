@@ -37,10 +37,10 @@ fn subject() -> Subject {
 }
 
 fn sight(outcome: Outcome<Facts>) -> Sight {
-    Sight { subject: Some(subject()), outcome, last: None, source: Source::Asked, listed: true, processor: false }
+    Sight { subject: Some(subject()), outcome: outcome.map(Arc::new), last: None, source: Source::Asked, listed: true, processor: false }
 }
 
-fn case<'a>(policy: &'a Policy, image: &'a Reference, waivers: &'a [Arc<Waiver>]) -> Case<'a> {
+fn case<'p, 'a>(policy: &'p Policy, image: &'a Reference, waivers: &'a [&'a Waiver]) -> Case<'p, 'a> {
     Case { policy, waivers, namespace: "team", image, now: now() }
 }
 
@@ -111,7 +111,7 @@ fn every_row_under_every_knob() {
                                     };
                                 });
                                 let mut seen = sight(outcome.clone());
-                                seen.last.clone_from(&last);
+                                seen.last = last.clone().map(|(facts, at)| (Arc::new(facts), at));
                                 seen.listed = listed;
                                 let bad = last.as_ref().is_some_and(|(facts, _)| facts.state.is_bad());
                                 let grace = good_for == 3_600
@@ -224,7 +224,7 @@ fn the_emergency_stop_stands_above_everything() {
         seen.processor = true;
         assert_eq!(settled(&policy, &seen), Settled::Refuse(Why::Denied("stop".into())));
         let mut silent = sight(Outcome::Unavailable(outage()));
-        silent.last = Some((found, now()));
+        silent.last = Some((Arc::new(found), now()));
         assert_eq!(settled(&policy, &silent), Settled::Refuse(Why::Denied("stop".into())), "also while the registry is down");
     }
 }
@@ -260,13 +260,12 @@ fn a_waiver_frees_a_digest_until_its_day() {
             by: "ann".into(),
             expires,
         };
-        vec![Arc::new(Waiver::try_from(&crate::api::Waiver::new("w", spec)).unwrap())]
+        Waiver::try_from(&crate::api::Waiver::new("w", spec)).unwrap()
     };
     let later = now() + jiff::SignedDuration::from_secs(1);
     let policy = policy(|_| {});
     let image = tagged();
-    let with =
-        |waivers: &[Arc<Waiver>]| Opinion::of(&case(&policy, &image, waivers), &sight(Outcome::Found(facts(State::Quarantined)))).settled;
+    let with = |waiver: &Waiver| Opinion::of(&case(&policy, &image, &[waiver]), &sight(Outcome::Found(facts(State::Quarantined)))).settled;
     assert_eq!(with(&waiver(subject().digest(), later, &[])), Settled::Admit(Basis::Waiver));
     assert_eq!(with(&waiver(subject().digest(), later, &["team"])), Settled::Admit(Basis::Waiver));
     for wrong in
@@ -293,7 +292,7 @@ fn levels_off_warn_and_deny() {
     });
     let opinion = Opinion::of(&case(&warn, &tagged(), &[]), &sight(Outcome::Found(facts(State::Quarantined))));
     assert_eq!(opinion.settled, Settled::Admit(Basis::Registry));
-    assert_eq!(opinion.warnings, [Why::NoDigest, Why::Held(Box::new(facts(State::Quarantined)))]);
+    assert_eq!(opinion.warnings, [Why::NoDigest, Why::Held(Arc::new(facts(State::Quarantined)))]);
 
     let off = policy(|spec| spec.require.released = Level::Off);
     assert_eq!(Opinion::by_name(&case(&off, &tagged(), &[]), false).unwrap().settled, Settled::Admit(Basis::NothingRequired));
@@ -340,16 +339,16 @@ fn a_host_that_nobody_lists_is_asked_only_where_a_waiver_might_free_its_image() 
             by: "ann".into(),
             expires,
         };
-        vec![Arc::new(Waiver::try_from(&crate::api::Waiver::new("w", spec)).unwrap())]
+        Waiver::try_from(&crate::api::Waiver::new("w", spec)).unwrap()
     };
     let later = now() + jiff::SignedDuration::from_secs(1);
     let policy = policy(|_| {});
     let image = tagged();
-    let by_name = |waivers: &[Arc<Waiver>]| Opinion::by_name(&case(&policy, &image, waivers), false).map(|opinion| opinion.settled);
+    let by_name = |waivers: &[&Waiver]| Opinion::by_name(&case(&policy, &image, waivers), false).map(|opinion| opinion.settled);
     let refused = Some(Settled::Refuse(Why::Unmanaged { listed: false }));
     assert_eq!(by_name(&[]), refused);
-    assert_eq!(by_name(&waiver(Requirement::Released, "other", later)), refused);
-    assert_eq!(by_name(&waiver(Requirement::Released, "team", now())), refused);
-    assert_eq!(by_name(&waiver(Requirement::Digest, "team", later)), refused);
-    assert_eq!(by_name(&waiver(Requirement::Released, "team", later)), None, "its digest must be found out first");
+    assert_eq!(by_name(&[&waiver(Requirement::Released, "other", later)]), refused);
+    assert_eq!(by_name(&[&waiver(Requirement::Released, "team", now())]), refused);
+    assert_eq!(by_name(&[&waiver(Requirement::Digest, "team", later)]), refused);
+    assert_eq!(by_name(&[&waiver(Requirement::Released, "team", later)]), None, "its digest must be found out first");
 }

@@ -150,7 +150,7 @@ fn patterns() {
             if !text.contains('*') {
                 assert!(pattern.matches(&text) && !pattern.matches(&format!("{text}/x")));
                 if whole {
-                    assert_eq!(Reference::parse(&text).map(|reference| reference.name()), Ok(text.clone()));
+                    assert_eq!(Reference::parse(&text).map(|reference| reference.name().to_owned()), Ok(text.clone()));
                 }
             }
         }

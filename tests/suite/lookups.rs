@@ -64,10 +64,10 @@ impl World {
 
 fn own(user: &str, password: &str) -> Access {
     let credentials = Credentials::basic(user, password);
-    Access { identity: credentials.identity(Holder::Registry), credentials, own: true }
+    Access { identity: credentials.identity(Holder::Registry), credentials: credentials.into(), own: true }
 }
 
-fn state(outcome: &Outcome<Facts>) -> Option<State> {
+fn state(outcome: &Outcome<Arc<Facts>>) -> Option<State> {
     match outcome {
         Outcome::Found(facts) => Some(facts.state),
         _ => None,
@@ -160,7 +160,7 @@ async fn credentials_that_are_refused_for_one_path_only_are_no_alarm() {
     let wrong = world.see_as(&image, own("robot", "wrong"), Duration::from_secs(30)).await;
     assert!(matches!(wrong.outcome, Outcome::Unauthorized(_)), "refused for everything: {:?}", wrong.outcome);
     let pod = Credentials::basic("robot", "wrong");
-    let pod = Access { identity: pod.identity(Holder::Pod), credentials: pod, own: false };
+    let pod = Access { identity: pod.identity(Holder::Pod), credentials: pod.into(), own: false };
     let stranger = world.see_as(&image, pod, Duration::from_secs(30)).await;
     assert_eq!(stranger.outcome, Outcome::Refused, "a pod's own credentials never raise the Registry's alarm");
     assert_ne!(own("robot", "right").identity, CredentialIdentity::Anonymous);
@@ -195,7 +195,7 @@ async fn an_observation_that_is_not_written_clears_nothing() {
         assert!(written(state_before));
         // By the pod's own credentials each time others, so that none finds what another has just found.
         let pod = Credentials::basic("pod", state_before);
-        let access = Access { identity: pod.identity(Holder::Pod), credentials: pod, own: false };
+        let access = Access { identity: pod.identity(Holder::Pod), credentials: pod.into(), own: false };
         assert_eq!(state(&world.see_as(&image, access, Duration::from_secs(30)).await.outcome), Some(expected), "{state_before}");
     }
 }

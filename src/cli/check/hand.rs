@@ -1,7 +1,7 @@
 //! What is at hand about each image: from files, from the cluster, from its registry. As [`crate::lookups`], it decides nothing; what it
 //! cannot tell is a [`Gap`], which no policy opens.
 
-use std::{collections::HashMap, path::Path, time::Duration};
+use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use futures::{StreamExt as _, stream};
@@ -93,11 +93,11 @@ impl Asking {
     }
 
     fn access(&self, image: &Reference) -> Access {
-        let credentials = self.keyring.lookup(&image.name()).into_iter().next().unwrap_or_default();
-        Access { identity: credentials.identity(Holder::Registry), credentials, own: true }
+        let credentials = self.keyring.lookup(image.name()).into_iter().next().unwrap_or_default();
+        Access { identity: credentials.identity(Holder::Registry), credentials: Arc::new(credentials), own: true }
     }
 
-    async fn see(&self, image: &Reference, world: &World) -> (Sight, Credentials) {
+    async fn see(&self, image: &Reference, world: &World) -> (Sight, Arc<Credentials>) {
         let access = self.access(image);
         let credentials = access.credentials.clone();
         let asker = Asker { namespace: "", access: Ok(access), deadline: self.deadline, record: false, processor: false };
@@ -141,7 +141,7 @@ async fn at_hand(image: &Reference, world: &World, asking: Option<&Asking>, clus
         sight: Sight { subject, outcome, last, source: Source::Known, listed, processor: false },
         gap,
     };
-    let known = |subject: Subject, facts: &Facts| hand(Some(subject), Outcome::Found(facts.clone()), None, None);
+    let known = |subject: Subject, facts: &Arc<Facts>| hand(Some(subject), Outcome::Found(facts.clone()), None, None);
     let subject = image.subject().or_else(|| world.tags.get(image).map(|digest| image.with_digest(digest.clone())));
     if let Some(subject) = &subject
         && let Some(given) = world.given.image(subject)
@@ -198,7 +198,7 @@ mod tests {
     use super::*;
     use crate::facts::{Outage, OutageKind};
 
-    fn sight(outcome: Outcome<Facts>) -> Sight {
+    fn sight(outcome: Outcome<Arc<Facts>>) -> Sight {
         Sight { subject: None, outcome, last: None, source: Source::Asked, listed: true, processor: false }
     }
 

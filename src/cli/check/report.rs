@@ -113,7 +113,7 @@ pub(super) struct JudgedOpinion {
 }
 
 /// The answer about an object. With `strict`, policies in mode Warn count as well.
-pub(super) fn answer(considered: &[Considered], strict: bool) -> Verdict {
+pub(super) fn answer(considered: &[Considered<'_>], strict: bool) -> Verdict {
     let mut considered = considered.to_vec();
     for opinion in considered.iter_mut().flat_map(|considered| &mut considered.opinions).filter(|_| strict) {
         if opinion.mode == Mode::Warn {
@@ -128,7 +128,7 @@ pub(super) fn answer(considered: &[Considered], strict: bool) -> Verdict {
 }
 
 /// One image with what every policy says of it.
-pub(super) fn image(considered: Considered, hands: &HashMap<Reference, Hand>) -> JudgedImage {
+pub(super) fn image(considered: Considered<'_>, hands: &HashMap<Reference, Hand>) -> JudgedImage {
     let read = considered.subjected.image.as_ref().ok();
     let hand = read.and_then(|image| hands.get(image));
     let facts = hand.and_then(|hand| match &hand.sight.outcome {
@@ -141,7 +141,7 @@ pub(super) fn image(considered: Considered, hands: &HashMap<Reference, Hand>) ->
         (Why::Busy(_), Some(gap)) => gap.to_string(),
         _ => sentence::reason(why, subject.as_ref()),
     };
-    let reason = |opinion: &Opinion| match (&opinion.settled, opinion.basis(), facts) {
+    let reason = |opinion: &Opinion<'_>| match (&opinion.settled, opinion.basis(), facts) {
         (Settled::Refuse(why) | Settled::Later(why, _), ..) => say(why),
         (Settled::Admit(_), ..) if !opinion.warnings.is_empty() => opinion.warnings.iter().map(say).collect::<Vec<_>>().join("; "),
         (Settled::Admit(_), Basis::KnownFacts | Basis::Registry | Basis::LastKnownGood, Some(facts)) => {
@@ -150,12 +150,12 @@ pub(super) fn image(considered: Considered, hands: &HashMap<Reference, Hand>) ->
         }
         (Settled::Admit(_), basis, _) => admitted(basis).to_owned(),
     };
-    let basis = |opinion: &Opinion| match (&opinion.settled, gap) {
+    let basis = |opinion: &Opinion<'_>| match (&opinion.settled, gap) {
         (Settled::Later(Why::Busy(_), _), Some(_)) => "NotAsked".to_owned(),
         _ => format!("{:?}", opinion.basis()),
     };
     let opinions = considered.opinions.iter().map(|opinion| JudgedOpinion {
-        policy: opinion.policy.clone(),
+        policy: opinion.policy.to_owned(),
         mode: opinion.mode,
         verdict: opinion.answered().as_str(),
         basis: basis(opinion),

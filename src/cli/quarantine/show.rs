@@ -252,7 +252,7 @@ fn next(object: &ImageStatus) -> String {
     match (state(object), known) {
         (None, _) => "Next: nothing; it is looked at when a pod asks for it.".to_owned(),
         (Some(State::Quarantined | State::Failed), Some((subject, known))) => {
-            format!("Next: {}", sentence::reason(&Why::Held(Box::new(known.facts)), Some(&subject)))
+            format!("Next: {}", sentence::reason(&Why::Held(known.facts), Some(&subject)))
         }
         (Some(State::Pending), _) => "Next: wait; the registry is still analysing it.".to_owned(),
         (Some(State::Unmanaged), _) => {
