@@ -8,6 +8,7 @@
 
 mod bypass;
 mod chart;
+mod kept_elsewhere;
 #[allow(dead_code, reason = "a laboratory has tools for the experiments to come")]
 mod lab;
 mod pipeline;
@@ -15,3 +16,5 @@ mod schema;
 mod settings;
 mod smoke;
 mod story;
+#[path = "../tests/support/mod.rs"]
+mod support;

@@ -66,6 +66,9 @@ async fn a_pipeline_is_told_what_the_cluster_would_say() {
     lab.kubectl(&["create", "clusterrolebinding", &format!("{namespace}-viewer"), "--clusterrole=lazaretto-viewer", "--user=pipeline"])
         .await
         .ok();
+    let (role, user) = (format!("{namespace}-namespaces"), "--user=pipeline");
+    lab.kubectl(&["create", "clusterrole", &role, "--verb=get", "--resource=namespaces"]).await.ok();
+    lab.kubectl(&["create", "clusterrolebinding", &role, &format!("--clusterrole={role}"), user]).await.ok();
     let files = lab.directory().join(format!("{namespace}-check"));
     std::fs::create_dir_all(&files).unwrap();
     let put = |name: &str, text: &str| {

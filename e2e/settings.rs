@@ -262,8 +262,8 @@ async fn a_policy_that_cannot_be_read_stays_in_force_as_it_was() {
     let unreadable = json!({ "matchExpressions": [{ "key": "a", "operator": "Near", "values": ["b"] }] });
     let cases = [
         (json!({ "namespaceSelector": unreadable, "images": ["elsewhere.corp/**"] }), "spec.match.namespaceSelector: "),
-        (json!({ "namespaceSelector": here, "images": ["elsewhere.corp/a**b/x"] }), "spec.match.images: "),
-        (json!({ "namespaceSelector": here, "excludeImages": ["**", "[x/"] }), "spec.match.excludeImages: "),
+        (json!({ "namespaceSelector": here, "images": ["registry.hub.docker.com/x/y"] }), "spec.match.images: "),
+        (json!({ "namespaceSelector": here, "excludeImages": ["**", "registry.corp:0443/x"] }), "spec.match.excludeImages: "),
     ];
     let policies: Api<QuarantinePolicy> = Api::all(scene.client.clone());
     for (matching, field) in cases {
@@ -287,6 +287,47 @@ async fn a_policy_that_cannot_be_read_stays_in_force_as_it_was() {
     assert_eq!(ready_at(&policies, &scene.namespace, generation).await.status, "True");
     Refusal::of(scene.create(&pod("p", "192.0.2.1/x")).await).says(&[crate::bypass::BY_ADDRESS]);
     scene.create(&pod("p", &image)).await.unwrap();
+}
+
+/// What can be told from a pattern alone is told by whoever applies it, and never comes to stand.
+#[tokio::test]
+async fn a_pattern_that_matches_nothing_is_refused_when_it_is_applied() {
+    let scene = Scene::new().await;
+    let here = json!({ "matchLabels": { "kubernetes.io/metadata.name": scene.namespace } });
+    let policies: Api<QuarantinePolicy> = Api::all(scene.client.clone());
+    let apply = async |images: &[&str]| {
+        let spec = json!({ "match": { "namespaceSelector": here, "images": images } });
+        let object =
+            json!({ "apiVersion": "lazaretto.dev/v1alpha1", "kind": "QuarantinePolicy", "metadata": { "name": "patterns" }, "spec": spec });
+        policies.patch("patterns", &PatchParams { dry_run: true, ..PatchParams::apply("test").force() }, &Patch::Apply(&object)).await
+    };
+    for wrong in [
+        "nginx",
+        "team/app",
+        "registry.corp",
+        "registry.corp/",
+        "registry.corp//app",
+        "registry.corp/a**b",
+        "registry.corp/app:1",
+        "docker.io/nginx",
+    ] {
+        let error = apply(&["registry.corp/**", wrong]).await.expect_err(wrong).to_string();
+        assert!(error.contains("write patterns of full names, registry/repository"), "{wrong}: {error}");
+    }
+    let right = [
+        "**",
+        "**/app",
+        "*.corp/**",
+        "registry.corp:5000/**/app",
+        "localhost/x",
+        "localhost:5000/**",
+        "[fd00::5]:5000/x/*",
+        "docker.io/**",
+    ];
+    for right in right.iter().chain(&["docker.io/library/nginx", "registry.corp/team-*/app", "registry.corp/a__b/c.d/e--f"]) {
+        lazaretto::pattern::Pattern::parse(right).unwrap();
+        apply(&[right]).await.unwrap_or_else(|error| panic!("{right}: {error}"));
+    }
 }
 
 async fn ready_at(policies: &Api<QuarantinePolicy>, name: &str, generation: Option<i64>) -> Condition {

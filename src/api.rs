@@ -38,3 +38,16 @@ use kube::CustomResourceExt as _;
 pub fn definitions() -> Vec<CustomResourceDefinition> {
     vec![ImageStatus::crd(), QuarantinePolicy::crd(), Registry::crd(), Waiver::crd()]
 }
+
+/// CEL: every pattern of a list is one, as far as an expression can tell. [`crate::pattern`] has the last word, but what it refuses would
+/// only show in the condition `Ready`.
+pub(crate) const NAME_PATTERNS: &str = "self.all(p, p.matches('^([*][*]|(localhost(:[0-9]+)?|[*][a-z0-9.:*-]*|[a-z0-9*-]+[.:][a-z0-9.:*-]*[a-z0-9*]|[[][0-9a-f:]+[]](:[0-9]+)?)(/([*][*]|[a-z0-9._*-]*[*][a-z0-9._*-]*|[a-z0-9]+(([.]|_|__|-+)[a-z0-9]+)*))+)$') && !p.matches('[^/][*][*]|[*][*][^/]') && (!p.matches('^docker[.]io/[^/]+$') || p == 'docker.io/**'))";
+/// The same for a single pattern.
+pub(crate) const NAME_PATTERN: &str = "self.matches('^([*][*]|(localhost(:[0-9]+)?|[*][a-z0-9.:*-]*|[a-z0-9*-]+[.:][a-z0-9.:*-]*[a-z0-9*]|[[][0-9a-f:]+[]](:[0-9]+)?)(/([*][*]|[a-z0-9._*-]*[*][a-z0-9._*-]*|[a-z0-9]+(([.]|_|__|-+)[a-z0-9]+)*))+)$') && !self.matches('[^/][*][*]|[*][*][^/]') && (!self.matches('^docker[.]io/[^/]+$') || self == 'docker.io/**')";
+/// The same for a list of patterns of repository paths.
+pub(crate) const PATH_PATTERNS: &str = "self.all(p, p.matches('^([*][*]|[a-z0-9._*-]*[*][a-z0-9._*-]*|[a-z0-9]+(([.]|_|__|-+)[a-z0-9]+)*)(/([*][*]|[a-z0-9._*-]*[*][a-z0-9._*-]*|[a-z0-9]+(([.]|_|__|-+)[a-z0-9]+)*))*$') && !p.matches('[^/][*][*]|[*][*][^/]'))";
+/// What to write instead.
+pub(crate) const NAME_PATTERNS_MESSAGE: &str = "write patterns of full names, registry/repository, such as docker.io/library/nginx or registry.corp/team/**; ** stands alone between slashes";
+/// What to write instead.
+pub(crate) const PATH_PATTERNS_MESSAGE: &str =
+    "write patterns of repository paths without the registry, such as team/**; ** stands alone between slashes";

@@ -6,7 +6,7 @@
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use futures::future::join_all;
-use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
+use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
 use parking_lot::Mutex;
 use thiserror::Error;
@@ -38,20 +38,16 @@ pub const MOST_PULL_SECRETS: usize = 16;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum CredentialsError {
     /// There is no such object.
-    #[error("{kind} {namespace}/{name} does not exist")]
+    #[error("Secret {namespace}/{name} does not exist")]
     Absent {
-        /// `Secret` or `ServiceAccount`.
-        kind: &'static str,
         /// Its namespace.
         namespace: String,
         /// Its name.
         name: String,
     },
     /// The API server refuses it to us, does not answer, or answers nonsense.
-    #[error("{kind} {namespace}/{name} cannot be read: {why}")]
+    #[error("Secret {namespace}/{name} cannot be read: {why}")]
     Unreadable {
-        /// `Secret` or `ServiceAccount`.
-        kind: &'static str,
         /// Its namespace.
         namespace: String,
         /// Its name.
@@ -192,12 +188,6 @@ impl SecretReader {
         found
     }
 
-    /// The pull secrets of a ServiceAccount, for templates that become pods later: its own are used when the template names none.
-    pub async fn service_account_pull_secrets(&self, namespace: &str, name: &str) -> Result<Vec<String>, CredentialsError> {
-        let account = get::<ServiceAccount>("ServiceAccount", self.client.clone(), namespace, name).await?;
-        Ok(account.image_pull_secrets.unwrap_or_default().into_iter().map(|reference| reference.name).collect())
-    }
-
     fn of_registry(&self, held: &Held, name: &str, host: &str) -> Result<Identified, CredentialsError> {
         let mut of_hosts = held.of_hosts.lock();
         if let Some(known) = of_hosts.get(host) {
@@ -223,7 +213,7 @@ impl SecretReader {
         if let Some(read) = slot.current() {
             return read;
         }
-        let read = get::<Secret>("Secret", self.client.clone(), namespace, name).await;
+        let read = get(self.client.clone(), namespace, name).await;
         match read {
             Ok(mut secret) => {
                 secret.metadata = kube::api::ObjectMeta::default();
@@ -251,26 +241,22 @@ impl SecretReader {
     }
 }
 
-/// One object by its name.
-async fn get<K>(kind: &'static str, client: Client, namespace: &str, name: &str) -> Result<K, CredentialsError>
-where
-    K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope> + serde::de::DeserializeOwned + Clone + fmt::Debug,
-    K::DynamicType: Default,
-{
-    let absent = || CredentialsError::Absent { kind, namespace: cut(namespace), name: cut(name) };
-    let unreadable = |why: String| CredentialsError::Unreadable { kind, namespace: cut(namespace), name: cut(name), why };
+/// One Secret by its name.
+async fn get(client: Client, namespace: &str, name: &str) -> Result<Secret, CredentialsError> {
+    let absent = || CredentialsError::Absent { namespace: cut(namespace), name: cut(name) };
+    let unreadable = |why: String| CredentialsError::Unreadable { namespace: cut(namespace), name: cut(name), why };
     // A pod may name anything, and the client puts it into a path as it is: `../../other/secrets/x` must not be asked for. No object has such a name.
     if !is_name(namespace) || !is_name(name) {
         return Err(absent());
     }
-    match timeout(READ_TIMEOUT, Api::<K>::namespaced(client, namespace).get_opt(name)).await {
+    match timeout(READ_TIMEOUT, Api::<Secret>::namespaced(client, namespace).get_opt(name)).await {
         Ok(Ok(Some(object))) => Ok(object),
         Ok(Ok(None)) => Err(absent()),
         Ok(Err(kube::Error::Api(status))) => Err(unreadable(format!("the API server answers {} {}", status.code, status.reason))),
         // What a parser says may quote a Secret.
         Ok(Err(kube::Error::SerdeError(_))) => Err(unreadable("the API server answers with something else".to_owned())),
         Ok(Err(error)) => {
-            tracing::debug!(kind, namespace, name, %error, "cannot be read");
+            tracing::debug!(namespace, name, %error, "cannot be read");
             Err(unreadable("the API server cannot be reached".to_owned()))
         }
         Err(_) => Err(unreadable(format!("the API server did not answer within {}s", READ_TIMEOUT.as_secs()))),

@@ -44,6 +44,14 @@ pub struct Manifest {
     pub cut: bool,
 }
 
+impl Manifest {
+    /// Nothing of it was read: a manifest that was has a configuration, and an index images.
+    #[must_use]
+    pub const fn is_unread(&self) -> bool {
+        self.config.is_none() && self.children.is_empty() && !self.cut
+    }
+}
+
 /// One image of an index.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Child {
@@ -137,6 +145,10 @@ pub enum BusyCause {
     Share,
     /// A host without a Registry object did not answer.
     Unlisted,
+    /// What Lazaretto itself shows the registry cannot be read from the API server.
+    Credentials,
+    /// A policy denies images by digest, and what is inside this one was not read yet.
+    Unread,
 }
 
 impl<T> Outcome<T> {

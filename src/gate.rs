@@ -17,7 +17,7 @@ use crate::{
     image::Reference,
     index::Rules,
     judgement::{self, Answer, Considered, Judgement, Scope, Setting, Spoken, Subjected},
-    lookups::{Asker, Lookups},
+    lookups::{Asker, Lookups, NoAccess},
     metrics::{Metrics, Phase, PhaseLabels, ReviewLabels},
     pod::{self, MOST_IMAGES, Named, Pod},
     policy::RegistryEntry,
@@ -64,6 +64,16 @@ impl<'a> Bearer<'a> {
     fn is_processor(&self, registry: Option<&Arc<RegistryEntry>>) -> bool {
         registry.is_some_and(|registry| registry.is_processor(self.namespace, self.service_account))
     }
+}
+
+/// What is asked about all images of a pod alike.
+#[derive(Clone, Copy)]
+struct Question<'a> {
+    rules: &'a Rules,
+    bearer: &'a Bearer<'a>,
+    deadline: Instant,
+    record: bool,
+    inside: bool,
 }
 
 /// One image of a pod with the policies that speak of it; none where none does.
@@ -131,7 +141,8 @@ impl Gate {
         let bearer = Bearer::of(&pod, namespace);
         let dry_run = request.dry_run.unwrap_or_default();
         let wanted = setting.wanted(&spoken);
-        let sights = self.sights(&wanted, &rules, &bearer, deadline, !dry_run).await;
+        let question = Question { rules: &rules, bearer: &bearer, deadline, record: !dry_run, inside: setting.denies_digests() };
+        let sights = self.sights(&wanted, &question).await;
         let sights: Vec<(Reference, Sight)> = wanted.into_iter().cloned().zip(sights).collect();
         // What is asked of a registry takes a while, in which a waiver may end.
         let setting = setting.at(Timestamp::now());
@@ -157,12 +168,12 @@ impl Gate {
         };
         let bearer = Bearer::of(&pod, namespace);
         let setting = Setting::new(&rules, Scope::All, namespace, &labels, Timestamp::now());
-        let record = !request.dry_run.unwrap_or_default();
+        let (record, inside) = (!request.dry_run.unwrap_or_default(), setting.denies_digests());
         let glance = |image: &Reference| {
             let registry = rules.registry_of(image);
             let access = Ok(self.wallet.known(registry.map(AsRef::as_ref), image));
             let processor = bearer.is_processor(registry);
-            self.lookups.glance(image, registry, &Asker { namespace, access, deadline: Instant::now(), record, processor })
+            self.lookups.glance(image, registry, &Asker { namespace, access, deadline: Instant::now(), record, processor, inside })
         };
         let spoken = pod.images().take(MOST_IMAGES).filter_map(|named| spoken(&setting, &named));
         let consider = spoken.map(|spoken| {
@@ -177,22 +188,29 @@ impl Gate {
     }
 
     /// What is at hand about each of these images. What is not at hand yet is asked for, for all of them at once.
-    async fn sights(&self, wanted: &[&Reference], rules: &Rules, bearer: &Bearer<'_>, deadline: Instant, record: bool) -> Vec<Sight> {
+    async fn sights(&self, wanted: &[&Reference], question: &Question<'_>) -> Vec<Sight> {
+        let Question { rules, bearer, deadline, record, inside } = *question;
         if wanted.is_empty() {
             return Vec::new();
         }
         let started = Instant::now();
         let at_hand = |image: &&Reference| {
             let registry = rules.registry_of(image);
-            self.lookups.at_hand(image, registry, bearer.is_processor(registry), || self.wallet.at_hand(registry.map(AsRef::as_ref), image))
+            self.lookups
+                .at_hand(image, registry, bearer.is_processor(registry), inside, || self.wallet.at_hand(registry.map(AsRef::as_ref), image))
         };
         let mut sights: Vec<Option<Sight>> = wanted.iter().map(at_hand).collect();
         if sights.iter().any(Option::is_none) {
             let missing = wanted.iter().zip(&mut sights).filter(|(_, sight)| sight.is_none());
             join_all(missing.map(|(image, sight)| async move {
                 let registry = rules.registry_of(image);
-                let access = self.wallet.access(registry.map(AsRef::as_ref), image, bearer.namespace, &bearer.pull_secrets).await;
-                let asker = Asker { namespace: bearer.namespace, access, deadline, record, processor: bearer.is_processor(registry) };
+                let access = self.wallet.access(registry.map(AsRef::as_ref), image, bearer.namespace, &bearer.pull_secrets);
+                let access = match tokio::time::timeout_at(deadline, access).await {
+                    Ok(access) => access,
+                    Err(_) => Err(NoAccess::Later("the API server did not show the credentials in time".to_owned())),
+                };
+                let processor = bearer.is_processor(registry);
+                let asker = Asker { namespace: bearer.namespace, access, deadline, record, processor, inside };
                 *sight = Some(self.lookups.see(image, registry, &asker).await);
             }))
             .await;

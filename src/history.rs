@@ -3,7 +3,10 @@
 //! Any replica may write what it found; they meet at the API server, by `resourceVersion`. So the merge is a function of the
 //! object that is there and of one observation, and a lost race is another call with the newer object. Its rules:
 //!
-//! - the newer observation wins; an older one changes nothing;
+//! - the newer observation wins; an older one changes nothing. Time is the clocks of replicas: where what is written lies in our future
+//!   they differ, and then a bad observation counts;
+//! - what a keeper says of an image that is new to it ([`Weight::First`]) is for images that *are* new: where the flag was kept before,
+//!   the state in which it was left stands, or a look-up by a replica that has not read the object yet would undo a person's release;
 //! - bad (Quarantined, Failed) is cleared only by a newer *explicit* release, by whoever keeps the flag: that nobody keeps it any more
 //!   releases nothing;
 //! - a transition is appended exactly when the state changes, with the next number; numbers have no gaps;
@@ -21,8 +24,19 @@ use crate::{
 pub struct Observation {
     /// What it says.
     pub facts: Facts,
-    /// The state was set on purpose by whoever keeps the flag, and did not merely come out so: only that clears bad.
-    pub explicit: bool,
+    /// What it weighs against what is written.
+    pub weight: Weight,
+}
+
+/// What an observation weighs against what is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weight {
+    /// What is said of an image by somebody who has no record of it. It never changes a state that was kept.
+    First,
+    /// It came out so.
+    Seen,
+    /// It was set on purpose by whoever keeps the flag: only that clears bad.
+    Explicit,
 }
 
 /// What comes of an observation.
@@ -38,14 +52,16 @@ pub enum Merged {
 
 /// Merges an observation into what is written.
 #[must_use]
-pub fn merge(object: &ImageStatus, seen: &Observation) -> Merged {
+pub fn merge(object: &ImageStatus, seen: &Observation, now: Timestamp) -> Merged {
     let old = object.status.clone().unwrap_or_default();
-    let facts = &seen.facts;
     let first = old.history.is_empty();
-    if !first && old.observed_at.is_some_and(|at| at > facts.observed_at) {
+    let facts = &if first || seen.weight != Weight::First { seen.facts.clone() } else { as_it_was_kept(object, &old, &seen.facts) };
+    let older = old.observed_at.filter(|at| *at > facts.observed_at);
+    let revokes = facts.state.is_bad() && !old.state.is_bad();
+    if !first && older.is_some_and(|at| at <= now || !revokes) {
         return Merged::Unchanged;
     }
-    if !first && old.state.is_bad() && !facts.state.is_bad() && !seen.explicit {
+    if !first && old.state.is_bad() && !facts.state.is_bad() && seen.weight != Weight::Explicit {
         return Merged::Unchanged;
     }
     let mut new = old.clone();
@@ -79,7 +95,7 @@ pub fn merge(object: &ImageStatus, seen: &Observation) -> Merged {
     if new == old {
         return Merged::Unchanged;
     }
-    new.observed_at = Some(facts.observed_at);
+    new.observed_at = Some(older.unwrap_or(facts.observed_at));
     describe(&mut new.conditions, &facts.by, facts.state, object.metadata.generation, facts.observed_at);
     fit(object, &mut new);
     // What did not fit the last time does not fit now either.
@@ -87,6 +103,34 @@ pub fn merge(object: &ImageStatus, seen: &Observation) -> Merged {
         return Merged::Unchanged;
     }
     Merged::Changed(Box::new(new))
+}
+
+/// The state in which whoever kept the flag last left an image: by a person's decision, or else by the last transition that says so. None
+/// where nobody ever kept it.
+#[must_use]
+pub fn kept(object: &ImageStatus) -> Option<State> {
+    let decided = object.spec.quarantine.as_ref().map(|decision| State::from(decision.state));
+    let transitions = object.status.iter().flat_map(|status| status.history.iter().rev());
+    let kept = || transitions.map(|transition| transition.state).find(|state| !matches!(state, State::Unmanaged | State::Pending));
+    decided.or_else(kept)
+}
+
+/// An observation of an image that is not new: its state is the one that was kept, and only what else it says is news.
+fn as_it_was_kept(object: &ImageStatus, old: &ImageStatusStatus, seen: &Facts) -> Facts {
+    let mut facts = seen.clone();
+    if old.provider == seen.provider {
+        facts.state = old.state;
+        return facts;
+    }
+    // The flag is kept again, after a while in which nobody did.
+    let Some(state) = kept(object) else { return facts };
+    facts.state = state;
+    "the flag is kept again: as it was left".clone_into(&mut facts.reason);
+    if let Some(decision) = &object.spec.quarantine {
+        facts.by.clone_from(&decision.by);
+        facts.reason.clone_from(&decision.reason);
+    }
+    facts
 }
 
 /// Marks that a decision of this generation of the spec has been dealt with, whatever came of it.
@@ -165,7 +209,7 @@ pub fn decided(object: &ImageStatus, now: Timestamp) -> Option<Observation> {
             observed_at: now,
             manifest: Manifest::default(),
         },
-        explicit: true,
+        weight: Weight::Explicit,
     })
 }
 

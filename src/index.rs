@@ -73,6 +73,8 @@ pub struct Known {
     pub unused_since: Option<Timestamp>,
     /// The history is empty: somebody made the object, and nothing was seen yet.
     pub blank: bool,
+    /// A person holds or fails it, and that is yet to be written into its status. It counts at once, whoever made the object and by whatever name.
+    pub held: bool,
     /// The namespace in which it was first asked for, as its label says.
     pub first_seen_in: Option<Arc<str>>,
 }
@@ -107,10 +109,12 @@ impl Known {
         };
         let undecided = pending.is_some();
         let blank = status.history.is_empty();
+        let held = pending.as_ref().is_some_and(|decision| decision.facts.state.is_bad());
         // A decision acts at once in every replica, not only when the leader has written it down.
-        if let Some(decision) = pending.filter(|_| facts.provider == Provider::Managed && !blank) {
+        if let Some(decision) = pending.filter(|_| if blank { held } else { facts.provider == Provider::Managed }) {
             let since = if decision.facts.state == facts.state { facts.since } else { decision.facts.since };
-            facts = Facts { since, manifest: facts.manifest, provider: facts.provider, ..decision.facts };
+            let provider = if blank { Provider::Managed } else { facts.provider };
+            facts = Facts { since, manifest: facts.manifest, provider, ..decision.facts };
         }
         let waiting = status.history.iter().filter(|transition| transition.number > status.emitted_through).count();
         let known = Self {
@@ -121,6 +125,7 @@ impl Known {
             decided: object.spec.quarantine.is_some(),
             unused_since: status.unused_since,
             blank,
+            held,
             first_seen_in: object.metadata.labels.as_ref().and_then(|labels| labels.get(FIRST_SEEN_IN)).map(|name| name.as_str().into()),
         };
         Some((subject, known))
@@ -148,7 +153,12 @@ pub struct Index {
     subjects: HashMap<String, Subject>,
     first_seen_in: HashMap<Arc<str>, usize>,
     namespaces: HashMap<String, Arc<BTreeMap<String, String>>>,
+    /// Bad findings that could not be written, newer than what is: nothing good that is written may hide them.
+    unwritten: HashMap<Subject, Arc<Facts>>,
 }
+
+/// Bad findings that are held unwritten at the most; beyond them the oldest is forgotten.
+const MOST_UNWRITTEN: usize = 4_096;
 
 impl Index {
     /// What people wrote, made ready.
@@ -202,6 +212,12 @@ impl Index {
         }
     }
 
+    /// An object of a kind that people write is there and cannot be read at all: it keeps its last readable form. Says whether that is news.
+    pub fn hold_unreadable(&mut self, kind: Kind, name: &str, error: &str) -> bool {
+        let error = Unreadable::Object(error.to_owned());
+        self.unreadable.insert((kind, name.to_owned()), error.clone()) != Some(error)
+    }
+
     /// An object of a kind that people write is gone.
     pub fn delete(&mut self, kind: Kind, name: &str) {
         self.unreadable.remove(&(kind, name.to_owned()));
@@ -241,6 +257,9 @@ impl Index {
             return false;
         }
         self.delete_image(&name);
+        if self.unwritten.get(&subject).is_some_and(|facts| facts.observed_at <= known.facts.observed_at) {
+            self.unwritten.remove(&subject);
+        }
         if let Some(namespace) = &known.first_seen_in {
             *self.first_seen_in.entry(namespace.clone()).or_default() += 1;
         }
@@ -270,15 +289,44 @@ impl Index {
         true
     }
 
-    /// What is written of a subject. Where two objects speak of one subject, the strictest wins: the name is only a handle.
+    /// What is known of a subject. Where two objects speak of one subject, the strictest wins: the name is only a handle. A bad finding
+    /// that could not be written goes before anything good that is.
     #[must_use]
     pub fn image(&self, subject: &Subject) -> Option<Arc<Known>> {
-        self.images
-            .get(subject)?
-            .iter()
-            .filter(|known| !known.blank)
-            .max_by_key(|known| (known.facts.state, known.facts.observed_at))
-            .cloned()
+        let objects = self.images.get(subject)?.iter();
+        let speak = objects.filter(|known| !known.blank || known.held);
+        let known = speak.max_by_key(|known| (known.facts.state, known.facts.observed_at))?;
+        if self.unwritten.is_empty() || known.facts.state.is_bad() {
+            return Some(known.clone());
+        }
+        match self.unwritten.get(subject) {
+            Some(facts) => Some(Arc::new(Known { facts: facts.clone(), ..Known::clone(known) })),
+            None => Some(known.clone()),
+        }
+    }
+
+    /// Holds a bad finding that could not be written, as long as something good and older is written. Without that nothing has to be held:
+    /// who knows nothing asks.
+    pub fn hold_unwritten(&mut self, subject: &Subject, facts: &Arc<Facts>) {
+        let hides = self.image(subject).is_some_and(|known| !known.facts.state.is_bad() && known.facts.observed_at < facts.observed_at);
+        if !facts.state.is_bad() || !hides {
+            return;
+        }
+        if self.unwritten.len() >= MOST_UNWRITTEN {
+            let oldest = self.unwritten.iter().min_by_key(|(_, facts)| facts.observed_at).map(|(subject, _)| subject.clone());
+            drop(oldest.and_then(|oldest| self.unwritten.remove(&oldest)));
+        }
+        self.unwritten.insert(subject.clone(), facts.clone());
+    }
+
+    /// The names of all objects that speak of a subject.
+    pub fn names_of(&self, subject: &Subject) -> impl Iterator<Item = &str> {
+        self.images.get(subject).into_iter().flatten().map(|known| known.name.as_str())
+    }
+
+    /// Every object.
+    pub fn objects(&self) -> impl Iterator<Item = &Arc<Known>> {
+        self.images.values().flatten()
     }
 
     /// The image status with this name.
@@ -297,7 +345,7 @@ impl Index {
     /// which nothing is written yet hides none in which something is.
     pub fn images(&self) -> impl Iterator<Item = (&Subject, &Arc<Known>)> {
         self.images.iter().filter_map(|(subject, all)| {
-            Some((subject, all.iter().max_by_key(|known| (!known.blank, known.facts.state, known.facts.observed_at))?))
+            Some((subject, all.iter().max_by_key(|known| (!known.blank || known.held, known.facts.state, known.facts.observed_at))?))
         })
     }
 
@@ -427,5 +475,64 @@ mod tests {
         index.apply_image(&blank, Timestamp::UNIX_EPOCH);
         let (subject, _) = index.images().next().unwrap();
         assert!(index.image(subject).is_none(), "nothing is written there");
+    }
+
+    fn facts(state: State, second: i64) -> Arc<Facts> {
+        let at = Timestamp::from_second(1_800_000_000 + second).unwrap();
+        let provider = Provider::AzureContainerRegistry;
+        let (by, reason, details, manifest) = (String::new(), String::new(), String::new(), Manifest::default());
+        Arc::new(Facts { state, since: at, by, reason, details, provider, observed_at: at, manifest })
+    }
+
+    #[test]
+    fn a_bad_finding_that_could_not_be_written_hides_what_is_written_until_something_newer_is() {
+        let at = |second: i64| Timestamp::from_second(1_800_000_000 + second).unwrap();
+        let seen = |state: &str, second| {
+            let mut status = written(state);
+            status["provider"] = "AzureContainerRegistry".into();
+            status["observedAt"] = at(second).to_string().into();
+            object("one", &status)
+        };
+        let mut index = Index::default();
+        let subject: Subject = seen("Released", 0).spec.subject.parse().unwrap();
+        index.hold_unwritten(&subject, &facts(State::Failed, 1));
+        assert!(index.image(&subject).is_none(), "without anything written nothing is hidden, and whoever asks is told");
+        index.apply_image(&seen("Released", 0), at(0));
+        index.hold_unwritten(&subject, &facts(State::Failed, 1));
+        assert_eq!(index.image(&subject).unwrap().facts.state, State::Failed);
+        index.hold_unwritten(&subject, &facts(State::Released, 2));
+        assert_eq!(index.image(&subject).unwrap().facts.state, State::Failed, "only what is written clears it");
+        index.apply_image(&seen("Released", 3), at(3));
+        assert_eq!(index.image(&subject).unwrap().facts.state, State::Released);
+        index.hold_unwritten(&subject, &facts(State::Failed, 2));
+        assert_eq!(index.image(&subject).unwrap().facts.state, State::Released, "older than what is written");
+    }
+
+    #[test]
+    fn a_hold_counts_at_once_by_whatever_name_it_is_written() {
+        let mut held = object("hold-x", &serde_json::Value::Null);
+        held.spec.quarantine = Some(crate::api::Decision {
+            state: crate::api::DecisionState::Failed,
+            by: "jane".into(),
+            reason: "a worm".into(),
+            details: None,
+            expects: None,
+        });
+        let released = object("real", &written("Released"));
+        let subject: Subject = held.spec.subject.parse().unwrap();
+        for order in [[&held, &released], [&released, &held]] {
+            let mut index = Index::default();
+            for object in order {
+                index.apply_image(object, Timestamp::UNIX_EPOCH);
+            }
+            let known = index.image(&subject).unwrap();
+            assert_eq!((known.facts.state, known.facts.by.as_str()), (State::Failed, "jane"));
+            index.delete_image("real");
+            assert_eq!(index.image(&subject).unwrap().name, "hold-x");
+        }
+        held.spec.quarantine.as_mut().unwrap().state = crate::api::DecisionState::Released;
+        let mut index = Index::default();
+        index.apply_image(&held, Timestamp::UNIX_EPOCH);
+        assert!(index.image(&subject).is_none(), "nobody is let go before the registry has confirmed the image");
     }
 }

@@ -75,6 +75,12 @@ impl<'a> Setting<'a> {
         self
     }
 
+    /// Whether some policy denies images by digest, so that it has to be known what is inside an index.
+    #[must_use]
+    pub fn denies_digests(&self) -> bool {
+        self.policies.iter().any(|policy| policy.denies_digests())
+    }
+
     /// The policies that speak of an image. A reference that cannot be read, or whose host is an address that no Registry names, could
     /// be any image: every policy of the namespace speaks of it.
     #[must_use]

@@ -19,9 +19,9 @@ use tokio::time::Instant;
 
 use crate::{
     api::QuarantineProvider,
-    facts::{Busy, BusyCause, Facts, Outage, Outcome},
+    facts::{Busy, BusyCause, Facts, Manifest, Outage, Outcome},
     flights::{Bounds, Flights, Found, NotYet},
-    history::Observation,
+    history::{Observation, Weight},
     image::{Digest, Reference, Subject},
     index::{self, Known},
     limiter::{Limiter, Priority},
@@ -32,7 +32,7 @@ use crate::{
     registry::{CredentialIdentity, Credentials, Endpoint, Failure, RegistryClient, Request, TagOrDigest},
     verdict::{Sight, Source},
     watch::SharedIndex,
-    writer::Writer,
+    writer::{WriteError, Writer},
 };
 
 /// What is shown to a registry, and whose it is.
@@ -46,19 +46,43 @@ pub struct Access {
     pub own: bool,
 }
 
+/// Why the Registry's own credentials cannot be had. What is wrong with them is told where the Registry's administrators read it, and not
+/// to authors of pods.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoAccess {
+    /// The API server does not show the Secret just now: nothing is known of the registry by that.
+    #[error("{0}")]
+    Later(String),
+    /// There is no such Secret, or it makes no sense.
+    #[error("{0}")]
+    Broken(String),
+}
+
+impl NoAccess {
+    /// How a question ends that could not be asked for want of them.
+    fn outcome<T>(&self) -> Outcome<T> {
+        match self {
+            Self::Later(_) => Outcome::Busy(Busy { cause: BusyCause::Credentials, retry_after: Duration::from_secs(2) }),
+            Self::Broken(_) => Outcome::Unauthorized("Lazaretto's own credentials for this registry cannot be used".to_owned()),
+        }
+    }
+}
+
 /// Who wants to know about an image.
 #[derive(Clone, Debug)]
 pub struct Asker<'a> {
     /// The namespace whose share a new look-up takes.
     pub namespace: &'a str,
     /// What to show the registry; `Err` when the Registry's own credentials cannot be had.
-    pub access: Result<Access, String>,
+    pub access: Result<Access, NoAccess>,
     /// Until when an answer is of use.
     pub deadline: Instant,
     /// Whether what is found may be written down; not in a dry run.
     pub record: bool,
     /// Whether the pod is the quarantine processor's.
     pub processor: bool,
+    /// Whether it has to be known what is inside the image: a policy denies some by digest.
+    pub inside: bool,
 }
 
 /// For how long answers are kept, before jitter.
@@ -165,6 +189,7 @@ impl Lookups {
         image: &Reference,
         registry: Option<&Arc<RegistryEntry>>,
         processor: bool,
+        inside: bool,
         access: impl FnOnce() -> Option<Access>,
     ) -> Option<Sight> {
         let subject = match image.subject() {
@@ -175,8 +200,9 @@ impl Lookups {
             },
         };
         let known = self.parts.index.read().image(&subject)?;
-        index::is_fresh(&known, &subject, registry.map(AsRef::as_ref), Timestamp::now()).then(|| Sight {
+        suffices(&known, &subject, registry, inside).then(|| Sight {
             subject: Some(subject),
+            certain: true,
             outcome: Outcome::Found(known.facts.clone()),
             last: None,
             source: Source::Known,
@@ -188,7 +214,8 @@ impl Lookups {
     /// What is at hand about an image now; asks for what is not, until the asker's deadline.
     pub async fn see(&self, image: &Reference, registry: Option<&Arc<RegistryEntry>>, asker: &Asker<'_>) -> Sight {
         let listed = registry.is_some();
-        let sight = |subject, outcome, last, source| Sight { subject, outcome, last, source, listed, processor: asker.processor };
+        let sight =
+            |subject, outcome, last, source, certain| Sight { subject, certain, outcome, last, source, listed, processor: asker.processor };
         let (subject, resolved_now) = match image.subject() {
             Some(subject) => (subject, Source::Known),
             None => match self.digest_of(image, registry, asker).await {
@@ -196,16 +223,13 @@ impl Lookups {
                 (other, source) => {
                     let (subject, last) = self.last_of_tag(image, registry, asker);
                     let outcome = other.found::<Arc<Facts>>().map_or_else(|end| end, |_| Outcome::Absent);
-                    return sight(subject, outcome, last, source);
+                    return sight(subject, outcome, last, source, false);
                 }
             },
         };
-        let now = Timestamp::now();
         let known = self.parts.index.read().image(&subject);
-        if let Some(known) = &known
-            && index::is_fresh(known, &subject, registry.map(AsRef::as_ref), now)
-        {
-            return sight(Some(subject), Outcome::Found(known.facts.clone()), None, resolved_now);
+        if let Some(known) = known.as_ref().filter(|known| suffices(known, &subject, registry, asker.inside)) {
+            return sight(Some(subject), Outcome::Found(known.facts.clone()), None, resolved_now, true);
         }
         let last = known.map(|known| last_look(&known, &subject, registry));
         let outcome = match (self.judge(&subject, registry, asker).await, &last) {
@@ -213,7 +237,7 @@ impl Lookups {
             (Outcome::Found(facts), Some((written, _))) if written.observed_at > facts.observed_at => Outcome::Found(written.clone()),
             (outcome, _) => outcome,
         };
-        sight(Some(subject), outcome, last, Source::Asked)
+        sight(Some(subject), outcome, last, Source::Asked, true)
     }
 
     /// What is at hand about an image without asking or waiting; launches what is missing, so that the next one finds it.
@@ -237,12 +261,10 @@ impl Lookups {
         };
         let known = self.parts.index.read().image(&subject);
         match known {
-            Some(known)
-                if known.facts.state.is_bad() || index::is_fresh(&known, &subject, registry.map(AsRef::as_ref), Timestamp::now()) =>
-            {
+            Some(known) if known.facts.state.is_bad() || suffices(&known, &subject, registry, asker.inside) => {
                 let outcome = Outcome::Found(known.facts.clone());
-                let listed = registry.is_some();
-                Some(Sight { subject: Some(subject), outcome, last: None, source: Source::Known, listed, processor: asker.processor })
+                let (listed, processor) = (registry.is_some(), asker.processor);
+                Some(Sight { subject: Some(subject), certain: true, outcome, last: None, source: Source::Known, listed, processor })
             }
             _ => {
                 self.launch_judge(&subject, registry, access, asker);
@@ -251,9 +273,18 @@ impl Lookups {
         }
     }
 
-    /// Facts about a subject came by another way: whoever waits for them is woken.
-    pub fn landed(&self, subject: &Subject, facts: &Arc<Facts>) {
-        self.judges.land(&Outcome::Found(facts.clone()), self.parts.lives.facts, |key| key.subject == *subject);
+    /// What is written of a subject changed: whoever waits for it is woken, if that is enough to judge by. What a collector marks on stale
+    /// facts answers no question.
+    pub fn landed(&self, subject: &Subject) {
+        let known = {
+            let index = self.parts.index.read();
+            let rules = index.rules();
+            let registry = rules.registry_for(subject.registry(), subject.repository());
+            index.image(subject).filter(|known| suffices(known, subject, registry, true))
+        };
+        if let Some(known) = known {
+            self.judges.land(&Outcome::Found(known.facts.clone()), self.parts.lives.facts, |key| key.subject == *subject);
+        }
     }
 
     /// Flights in the air.
@@ -271,7 +302,7 @@ impl Lookups {
     ) -> (Outcome<Digest>, Source) {
         let access = match &asker.access {
             Ok(access) => access,
-            Err(why) => return (Outcome::Unauthorized(why.clone()), Source::Asked),
+            Err(why) => return (why.outcome(), Source::Asked),
         };
         let key = ResolveKey { image: image.clone(), access: access.identity };
         if let Some(outcome) = self.resolves.peek(&key) {
@@ -283,21 +314,6 @@ impl Lookups {
         (outcome.unwrap_or_else(busy), Source::Asked)
     }
 
-    /// Whether the registry has what an image names, and its digest; for a digest, too, the registry is asked.
-    pub async fn confirm(&self, image: &Reference, registry: Option<&Arc<RegistryEntry>>, asker: &Asker<'_>) -> Outcome<Digest> {
-        let (Some(digest), Ok(access)) = (image.digest(), &asker.access) else {
-            return self.digest_of(image, registry, asker).await.0;
-        };
-        let endpoint = match endpoint(image.registry(), registry) {
-            Ok(endpoint) => endpoint,
-            Err(error) => return Outcome::Misbehaved(error),
-        };
-        let limiter = self.parts.limiter(image.registry(), registry);
-        let context = Context { registry, endpoint: &endpoint, access, limiter: &limiter };
-        let question = self.parts.client.resolve(&endpoint, &access.credentials, image.repository(), TagOrDigest::Digest(digest));
-        self.parts.ask(&context, Priority::Admission, question).await
-    }
-
     fn launch_resolve(&self, key: ResolveKey, registry: Option<&Arc<RegistryEntry>>, access: &Access, namespace: &str) {
         let parts = self.parts.clone();
         self.resolves.launch(key.clone(), namespace, || parts.resolve(key, registry.cloned(), access.clone()));
@@ -306,12 +322,12 @@ impl Lookups {
     async fn judge(&self, subject: &Subject, registry: Option<&Arc<RegistryEntry>>, asker: &Asker<'_>) -> Outcome<Arc<Facts>> {
         let access = match &asker.access {
             Ok(access) => access,
-            Err(why) => return Outcome::Unauthorized(why.clone()),
+            Err(why) => return why.outcome(),
         };
         let key = JudgeKey { subject: subject.clone(), access: access.identity, record: asker.record };
         let parts = self.parts.clone();
         let namespace = asker.namespace.to_owned();
-        let flight = || parts.judge(key.clone(), registry.cloned(), access.clone(), namespace, Priority::Admission);
+        let flight = || parts.judge(key.clone(), registry.cloned(), access.clone(), namespace);
         self.judges.get(key.clone(), asker.namespace, asker.deadline, flight).await.unwrap_or_else(busy)
     }
 
@@ -319,20 +335,44 @@ impl Lookups {
         let key = JudgeKey { subject: subject.clone(), access: access.identity, record: asker.record };
         let parts = self.parts.clone();
         let namespace = asker.namespace.to_owned();
-        self.judges
-            .launch(key.clone(), asker.namespace, || parts.judge(key, registry.cloned(), access.clone(), namespace, Priority::Admission));
+        self.judges.launch(key.clone(), asker.namespace, || parts.judge(key, registry.cloned(), access.clone(), namespace));
     }
 
-    /// Looks again at an image, whatever is written of it: the leader's regular look.
+    /// Looks again at an image, whatever is written of it: the leader's regular look. What was seen and could not be written is an error:
+    /// a pass must not vouch for what it has found to be otherwise.
     pub async fn look_again(
         &self,
         subject: &Subject,
         registry: &Arc<RegistryEntry>,
         access: &Access,
         namespace: &str,
-    ) -> Outcome<Arc<Facts>> {
-        let key = JudgeKey { subject: subject.clone(), access: access.identity, record: true };
-        self.parts.clone().judge(key, Some(registry.clone()), access.clone(), namespace.to_owned(), Priority::Polling).await.value
+    ) -> Result<Outcome<Arc<Facts>>, WriteError> {
+        let outcome = self.parts.ask_state(subject, Some(registry), access, Priority::Polling).await;
+        self.parts.metrics.questions.get_or_create(&QuestionLabels { question: Asked::Poll, outcome: outcome.kind() }).inc();
+        match outcome.found() {
+            Ok(Seen::State(observation)) => self.parts.record(subject, observation, namespace).await.map(Outcome::Found),
+            Ok(Seen::Pending(why)) => Ok(Outcome::Pending(why)),
+            Err(end) => Ok(end),
+        }
+    }
+
+    /// What a manifest says, whoever keeps the flag: for the leader's adoption.
+    pub async fn manifest_of(&self, subject: &Subject, registry: &Arc<RegistryEntry>, access: &Access) -> Outcome<Manifest> {
+        let endpoint = match endpoint(subject.registry(), Some(registry)) {
+            Ok(endpoint) => endpoint,
+            Err(error) => return Outcome::Misbehaved(error),
+        };
+        let limiter = self.parts.limiter(subject.registry(), Some(registry));
+        let context = Context { registry: Some(registry), endpoint: &endpoint, access, limiter: &limiter };
+        let question = Question {
+            client: &self.parts.client,
+            endpoint: &endpoint,
+            credentials: &access.credentials,
+            subject,
+            adopted: false,
+            now: Timestamp::now(),
+        };
+        self.parts.ask(&context, Priority::Admission, provider::confirm(&question)).await
     }
 
     /// Whether the registry answers at all, and whether it takes these credentials.
@@ -387,6 +427,11 @@ impl Lookups {
         });
         (Some(subject), last)
     }
+}
+
+/// Whether what is known of an image is enough to judge it by, without asking.
+fn suffices(known: &Known, subject: &Subject, registry: Option<&Arc<RegistryEntry>>, inside: bool) -> bool {
+    index::is_fresh(known, subject, registry.map(AsRef::as_ref), Timestamp::now()) && !(inside && known.facts.manifest.is_unread())
 }
 
 fn last_look(known: &Known, subject: &Subject, registry: Option<&Arc<RegistryEntry>>) -> (Arc<Facts>, Timestamp) {
@@ -444,40 +489,47 @@ impl Parts {
         registry: Option<Arc<RegistryEntry>>,
         access: Access,
         namespace: String,
-        priority: Priority,
     ) -> Found<Outcome<Arc<Facts>>> {
-        let outcome = self.ask_state(&key.subject, registry.as_ref(), &access, priority).await;
-        let question = if priority == Priority::Polling { Asked::Poll } else { Asked::Judge };
-        self.metrics.questions.get_or_create(&QuestionLabels { question, outcome: outcome.kind() }).inc();
+        let outcome = self.ask_state(&key.subject, registry.as_ref(), &access, Priority::Admission).await;
+        self.metrics.questions.get_or_create(&QuestionLabels { question: Asked::Judge, outcome: outcome.kind() }).inc();
         let outcome = match outcome.found() {
             Ok(Seen::Pending(why)) => Outcome::Pending(why),
-            Ok(Seen::State(observation)) => match self.writer.as_ref().filter(|_| key.record) {
-                None => Outcome::Found(self.unwritten(&key.subject, observation)),
-                Some(writer) => match writer.record(&key.subject, &observation, &namespace).await {
-                    // What is written may know more than what was seen: a person's decision, say.
-                    Ok(object) => {
-                        let written = Known::read(&object, Timestamp::now()).map(|(_, known)| known.facts);
-                        self.index.write().apply_image(&object, Timestamp::now());
-                        Outcome::Found(written.unwrap_or_else(|| Arc::new(observation.facts)))
-                    }
-                    Err(error) => {
-                        tracing::warn!(subject = %key.subject, %error, "an image's status was not written");
-                        Outcome::Found(self.unwritten(&key.subject, observation))
-                    }
-                },
-            },
+            Ok(Seen::State(observation)) if key.record => {
+                let unwritten = self.unwritten(&key.subject, &observation);
+                Outcome::Found(self.record(&key.subject, observation, &namespace).await.unwrap_or(unwritten))
+            }
+            Ok(Seen::State(observation)) => Outcome::Found(self.unwritten(&key.subject, &observation)),
             Err(end) => end,
         };
         self.found(outcome, self.lives.facts)
     }
 
-    /// What is known once an observation was made that is not written down, in a dry run or because it could not be. What is known to
-    /// be bad is not cleared by that: only the merge with what is written could tell that it may be.
-    fn unwritten(&self, subject: &Subject, seen: Observation) -> Arc<Facts> {
-        match self.index.read().image(subject) {
-            Some(known) if known.facts.state.is_bad() && !seen.facts.state.is_bad() && !seen.explicit => known.facts.clone(),
-            _ => Arc::new(seen.facts),
+    /// Writes an observation down. What comes back may know more than what was seen: a person's decision, say. A bad finding that cannot be
+    /// written is held in memory, so that what is written does not hide it from this replica.
+    async fn record(&self, subject: &Subject, seen: Observation, namespace: &str) -> Result<Arc<Facts>, WriteError> {
+        let Some(writer) = &self.writer else { return Ok(self.unwritten(subject, &seen)) };
+        match writer.record(subject, &seen, namespace).await {
+            Ok(object) => {
+                let written = Known::read(&object, Timestamp::now()).map(|(_, known)| known.facts);
+                self.index.write().apply_image(&object, Timestamp::now());
+                Ok(written.unwrap_or_else(|| Arc::new(seen.facts)))
+            }
+            Err(error) => {
+                tracing::warn!(%subject, %error, "an image's status was not written");
+                self.index.write().hold_unwritten(subject, &Arc::new(seen.facts));
+                Err(error)
+            }
         }
+    }
+
+    /// What is known once an observation was made that is not written down, in a dry run or because it could not be. What is known to
+    /// be bad is not cleared by that, nor a state that was kept: only the merge with what is written could tell that it may be.
+    fn unwritten(&self, subject: &Subject, seen: &Observation) -> Arc<Facts> {
+        let known = self.index.read().image(subject).filter(|known| {
+            let bad = known.facts.state.is_bad() && !seen.facts.state.is_bad() && seen.weight != Weight::Explicit;
+            bad || (known.facts.provider == seen.facts.provider && seen.weight == Weight::First)
+        });
+        known.map_or_else(|| Arc::new(seen.facts.clone()), |known| known.facts.clone())
     }
 
     async fn ask_state(
@@ -634,5 +686,28 @@ impl Parts {
     fn jittered(&self, life: Duration) -> Duration {
         let share = u32::try_from(self.jitter.hash_one(Instant::now()) % 256).unwrap_or_default();
         life * (768 + share) / 1_024
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{facts::OutageKind, registry::ClientOptions};
+
+    /// Its author may own it: nothing that it does or leaves undone is evidence of anything, so it is not even sought.
+    #[tokio::test]
+    async fn a_host_without_a_registry_object_is_never_unavailable() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let client = Arc::new(RegistryClient::new(ClientOptions::default()).unwrap());
+        let lookups = Lookups::new(client, SharedIndex::default(), None, Metrics::new().0, Lives::default());
+        let (endpoint, access) = (endpoint("registry.example", None).unwrap(), crate::wallet::anonymous());
+        let limiter = lookups.parts.limiter("registry.example", None);
+        let context = Context { registry: None, endpoint: &endpoint, access: &access, limiter: &limiter };
+        for kind in [OutageKind::Connect, OutageKind::TimedOut, OutageKind::ServerError] {
+            let outage = Outage { kind, message: "out".to_owned() };
+            let outcome: Outcome<()> = lookups.parts.meaning(&context, Failure::Outage(outage)).await;
+            assert!(matches!(outcome, Outcome::Busy(Busy { cause: BusyCause::Unlisted, .. })), "{outcome:?}");
+        }
+        assert_eq!(lookups.parts.probes.entries(), 0, "nobody was probed");
     }
 }

@@ -25,7 +25,7 @@ pub use entries::{Entries, entries};
 pub use inventory::{Inventory, Running, RunningPod};
 
 use crate::{
-    admin::Readiness,
+    admin::{Condition, Readiness},
     api::ShortDuration,
     authority::Trust,
     lease::{Claim, Leadership},
@@ -35,6 +35,9 @@ use crate::{
     watch::SharedIndex,
     writer::Writer,
 };
+
+/// How often a leader makes sure that its watches are alive.
+const GLANCE: Duration = Duration::from_millis(250);
 
 /// What the operator goes by.
 #[derive(Clone, Debug)]
@@ -67,6 +70,7 @@ pub struct Operator {
     writer: Writer,
     metrics: Metrics,
     readiness: Readiness,
+    watched: Vec<Condition>,
     trust: Trust,
     rules_changed: watch::Receiver<u64>,
     images_changed: watch::Receiver<u64>,
@@ -90,6 +94,9 @@ pub struct Parts {
     pub metrics: Metrics,
     /// The webhook configuration is filled only when this replica is ready.
     pub readiness: Readiness,
+    /// What the index is fed by. While one of these does not hold nobody operates here: a pass over images that are not all known yet would
+    /// vouch for those that it did not look at.
+    pub watched: Vec<Condition>,
     /// The caBundle to inject.
     pub trust: Trust,
     /// Changes with each change of a policy, registry or waiver.
@@ -110,8 +117,22 @@ impl Operator {
     /// An operator that does nothing yet.
     #[must_use]
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { client, settings, index, lookups, wallet, writer, metrics, readiness, trust, rules_changed, images_changed } = parts;
-        Arc::new(Self { client, settings, index, lookups, wallet, writer, metrics, readiness, trust, rules_changed, images_changed })
+        let Parts { client, settings, index, lookups, wallet, writer, metrics, readiness, watched, trust, rules_changed, images_changed } =
+            parts;
+        Arc::new(Self {
+            client,
+            settings,
+            index,
+            lookups,
+            wallet,
+            writer,
+            metrics,
+            readiness,
+            watched,
+            trust,
+            rules_changed,
+            images_changed,
+        })
     }
 
     /// Operates whenever this replica leads, until `stop`.
@@ -126,6 +147,13 @@ impl Operator {
                 }
                 continue;
             };
+            if !self.sees() {
+                tokio::select! {
+                    () = tokio::time::sleep(GLANCE) => {}
+                    () = stop.cancelled() => return,
+                }
+                continue;
+            }
             tracing::info!(term = claim.term(), "leading");
             let mut tasks = self.clone().begin(&claim);
             let ended = loop {
@@ -137,6 +165,7 @@ impl Operator {
                         }
                     }
                     _ = tasks.join_next() => break "a loop of the operator ended",
+                    () = tokio::time::sleep(GLANCE) => if !self.sees() { break "a watch has failed" },
                     () = stop.cancelled() => break "stopping",
                 }
             };
@@ -149,6 +178,11 @@ impl Operator {
             // A loop that ended under a claim that goes on was a bug's doing: begin again, but not in a spin.
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
+    }
+
+    /// Whether the index is all that there is.
+    fn sees(&self) -> bool {
+        self.watched.iter().all(Condition::holds)
     }
 
     fn begin(self: Arc<Self>, claim: &Claim) -> JoinSet<()> {

@@ -51,6 +51,9 @@ enum Denied {
 /// Why an object cannot be made ready.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
+    /// The object itself: another version of the program wrote its definition.
+    #[error("{0}")]
+    Object(String),
     /// The namespace selector.
     #[error("spec.match.namespaceSelector: {0}")]
     Selector(String),

@@ -15,7 +15,7 @@ pub use managed::Managed;
 use crate::{
     api::{Decision, Provider, QuarantineProvider, State},
     facts::{Facts, Manifest},
-    history::Observation,
+    history::{Observation, Weight},
     image::Subject,
     registry::{Credentials, Endpoint, Failure, RegistryClient},
 };
@@ -83,7 +83,7 @@ impl Keeper for Nobody {
                 observed_at: question.now,
                 manifest,
             };
-            Ok(Seen::State(Observation { facts, explicit: false }))
+            Ok(Seen::State(Observation { facts, weight: Weight::Seen }))
         })
     }
 

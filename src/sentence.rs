@@ -72,6 +72,9 @@ pub fn reason(why: &Why, subject: Option<&Subject>) -> String {
         Why::NotFoundOrNotPermitted => {
             "the image was not found, or Lazaretto is not permitted to see it: check the name, and the credentials of the Registry object".to_owned()
         }
+        Why::Hidden => {
+            "the image was not found, or is in quarantine and hidden (this registry hides the tags of such images), or Lazaretto is not permitted to see it: name it by digest to be told more".to_owned()
+        }
         Why::Blocked(block) => format!("the registry blocks it: {} {}. Ask whoever runs the registry's quarantine", block.code, block.message.trim_end_matches('.')),
         Why::Misbehaved(what) => format!("the registry's answer cannot be relied on: {what}"),
         Why::Unknown(unknown) => not_known(unknown),
@@ -83,6 +86,12 @@ pub fn reason(why: &Why, subject: Option<&Subject>) -> String {
             BusyCause::Share => "this namespace has too many look-ups under way. Try again shortly".to_owned(),
             BusyCause::Unlisted => {
                 "its registry does not answer. It has no Registry object, so no policy can admit its images while it is silent".to_owned()
+            }
+            BusyCause::Credentials => {
+                "Lazaretto cannot read its own credentials for this registry just now. Try again shortly".to_owned()
+            }
+            BusyCause::Unread => {
+                "this policy denies some images by digest, and the registry has not shown yet what is inside this one. Try again shortly".to_owned()
             }
         },
         Why::Reference(error) => format!("the image reference is refused: {error}"),
@@ -100,6 +109,7 @@ pub fn short(why: &Why) -> String {
         Why::Unmanaged { .. } => "nobody keeps a quarantine flag for it".to_owned(),
         Why::AddressLiteral => "its registry is named by an address".to_owned(),
         Why::NotFoundOrNotPermitted => "not found or not permitted".to_owned(),
+        Why::Hidden => "not found, hidden in quarantine, or not permitted".to_owned(),
         Why::Blocked(block) => format!("blocked by the registry: {}", block.code),
         Why::Misbehaved(_) => "the registry's answer cannot be relied on".to_owned(),
         Why::Unknown(Unknown::Pending(_)) => "not analysed yet".to_owned(),

@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use futures::{FutureExt as _, future::BoxFuture};
 use k8s_openapi::api::core::v1::Namespace;
-use kube::{Client, client::ClientBuilder, config::Config, core::PartialObjectMeta, runtime::watcher};
+use kube::{Client, client::ClientBuilder, config::Config, core::PartialObjectMeta};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{
@@ -16,7 +16,7 @@ use tracing_subscriber::{
 };
 
 use crate::{
-    admin::{self, Readiness},
+    admin::{self, Condition, Readiness},
     api::{ImageStatus, QuarantinePolicy, Registry, Waiver},
     audit,
     authority::{self, Authority},
@@ -64,7 +64,7 @@ pub async fn run(arguments: ServeArguments) -> anyhow::Result<()> {
 
     let (rules_sender, rules_changed) = watch::channel(0);
     let (images_sender, images_changed) = watch::channel(0);
-    spawn_watches(&mut tasks, shutdown.stopping(), &client, &index, &readiness, rules_sender, images_sender, &lookups);
+    let watched = spawn_watches(&mut tasks, shutdown.stopping(), &client, &index, &readiness, rules_sender, images_sender, &lookups);
 
     let certificate = Arc::new(CurrentCertificate::default());
     let names = authority::Names::new(&arguments.service_name, &arguments.namespace, &arguments.tls_names)?;
@@ -126,6 +126,7 @@ pub async fn run(arguments: ServeArguments) -> anyhow::Result<()> {
         writer,
         metrics: metrics.clone(),
         readiness: readiness.clone(),
+        watched,
         trust,
         rules_changed,
         images_changed,
@@ -177,44 +178,35 @@ fn spawn_watches(
     rules_changed: watch::Sender<u64>,
     images_changed: watch::Sender<u64>,
     lookups: &Arc<Lookups>,
-) {
+) -> Vec<Condition> {
     // A watch knows no end of its own.
     let mut spawn = |name: &'static str, watch: BoxFuture<'static, ()>| {
         let stopping = stopping.clone();
         tasks.spawn(name, async move { stopping.run_until_cancelled_owned(watch).await.unwrap_or_default() });
     };
+    let conditions = ["policies", "registries", "waivers", "namespaces", "images"].map(|name| readiness.condition(name));
+    let [policies, registries, waivers, namespaces, images_ready] = conditions.clone();
     let rules = Rules { index: index.clone(), changed: rules_changed };
-    let config = watcher::Config::default;
-    let policies = watches::run::<QuarantinePolicy>(client.clone(), config(), rules.clone(), readiness.condition("policies"));
-    spawn("watch-policies", policies.boxed());
-    let registries = watches::run::<Registry>(client.clone(), config(), rules.clone(), readiness.condition("registries"));
-    spawn("watch-registries", registries.boxed());
-    let waivers = watches::run::<Waiver>(client.clone(), config(), rules, readiness.condition("waivers"));
-    spawn("watch-waivers", waivers.boxed());
-    let namespaces = watches::run::<PartialObjectMeta<Namespace>>(
-        client.clone(),
-        config(),
-        Namespaces(index.clone()),
-        readiness.condition("namespaces"),
-    );
-    spawn("watch-namespaces", namespaces.boxed());
+    let config = watches::config;
+    spawn("watch-policies", watches::run::<QuarantinePolicy>(client.clone(), config(), rules.clone(), policies).boxed());
+    spawn("watch-registries", watches::run::<Registry>(client.clone(), config(), rules.clone(), registries).boxed());
+    spawn("watch-waivers", watches::run::<Waiver>(client.clone(), config(), rules, waivers).boxed());
+    let labels = Namespaces(index.clone());
+    spawn("watch-namespaces", watches::run::<PartialObjectMeta<Namespace>>(client.clone(), config(), labels, namespaces).boxed());
     let (woken, lookups) = (index.clone(), lookups.clone());
     let wake = move |name: &str| {
         images_changed.send_modify(|count| *count += 1);
         if lookups.aloft() == 0 {
             return;
         }
-        let found = {
-            let index = woken.read();
-            index.subject_named(name).and_then(|subject| index.image(&subject).map(|known| (subject, known)))
-        };
-        if let Some((subject, known)) = found {
-            lookups.landed(&subject, &known.facts);
+        let subject = woken.read().subject_named(name);
+        if let Some(subject) = subject {
+            lookups.landed(&subject);
         }
     };
     let images = Images { index: index.clone(), wake };
-    let images = watches::run::<ImageStatus>(client.clone(), config().page_size(500), images, readiness.condition("images"));
-    spawn("watch-images", images.boxed());
+    spawn("watch-images", watches::run::<ImageStatus>(client.clone(), config().page_size(500), images, images_ready).boxed());
+    conditions.into()
 }
 
 /// Gauges that are read and not counted.

@@ -26,6 +26,8 @@ use crate::{
 pub struct Sight {
     /// The image by digest, when that much is known.
     pub subject: Option<Subject>,
+    /// The subject is what the image stands for now, and not merely what its tag stood for at the last look.
+    pub certain: bool,
     /// How the question ended.
     pub outcome: Outcome<Arc<Facts>>,
     /// What was known of this image (or of the last digest of its tag) before, and when it was last seen to be so.
@@ -93,8 +95,10 @@ pub enum Why {
     },
     /// The host is an address that no Registry object names: it could be any registry.
     AddressLiteral,
-    /// Not there, hidden, or not permitted: nobody is told which.
+    /// Not there, or not permitted: nobody is told which.
     NotFoundOrNotPermitted,
+    /// Not found at a registry that answers so for what it has in quarantine, too.
+    Hidden,
     /// The registry's own policy blocks it.
     Blocked(Block),
     /// The registry answered against its protocol.
@@ -159,7 +163,8 @@ pub struct Case<'p, 'a> {
 
 impl Case<'_, '_> {
     fn waived(&self, requirement: Requirement, sight: Option<&Sight>) -> bool {
-        let subject = sight.and_then(|sight| sight.subject.as_ref());
+        // What a tag stood for once is waived no more when it may stand for another image by now.
+        let subject = sight.filter(|sight| sight.certain).and_then(|sight| sight.subject.as_ref());
         let digest = self.image.digest().or_else(|| subject.map(Subject::digest));
         self.waivers.iter().any(|waiver| waiver.waives(requirement, self.namespace, self.image.name(), digest, self.now))
     }
@@ -205,8 +210,8 @@ pub fn judge(case: &Case<'_, '_>, sight: &Sight, warnings: &mut Vec<Why>) -> Ver
     if let Some(verdict) = judge_by_name(case, sight.listed, warnings) {
         return verdict;
     }
-    if let Some(why) = denied_by_digest(case, sight) {
-        return Verdict::Refuse(why);
+    if let Some(verdict) = denied_by_digest(case, sight) {
+        return verdict;
     }
     match case.policy.require.released {
         // Only a deny rule by digest asked for the facts.
@@ -226,21 +231,26 @@ pub fn judge(case: &Case<'_, '_>, sight: &Sight, warnings: &mut Vec<Why>) -> Ver
 }
 
 /// The emergency stop holds for the digest that is known, also when the registry cannot be asked just now.
-fn denied_by_digest(case: &Case<'_, '_>, sight: &Sight) -> Option<Why> {
+fn denied_by_digest(case: &Case<'_, '_>, sight: &Sight) -> Option<Verdict> {
     if !case.policy.denies_digests() {
         return None;
     }
     let subject = sight.subject.as_ref()?;
-    let facts = match &sight.outcome {
-        Outcome::Found(facts) => Some(facts),
-        _ => sight.last.as_ref().map(|(facts, _)| facts),
+    let (facts, asked) = match &sight.outcome {
+        Outcome::Found(facts) => (Some(facts), true),
+        _ => (sight.last.as_ref().map(|(facts, _)| facts), false),
     };
     let unread = Manifest::default();
     let manifest = facts.map_or(&unread, |facts| &facts.manifest);
     match case.policy.denies_digest(subject.digest(), manifest) {
-        Some(reason) => Some(Why::Denied(reason.to_owned())),
+        Some(reason) => Some(Verdict::Refuse(Why::Denied(reason.to_owned()))),
         // An author could put the denied one behind as many others as are held.
-        None => manifest.cut.then_some(Why::IndexTooLarge),
+        None if manifest.cut => Some(Verdict::Refuse(Why::IndexTooLarge)),
+        // Known from a time when nobody looked inside: an outage must not open what the emergency stop may be about.
+        None if !asked && manifest.is_unread() && facts.is_some_and(|facts| !facts.state.is_bad()) => {
+            Some(Verdict::Busy(Busy { cause: BusyCause::Unread, retry_after: Duration::from_secs(5) }))
+        }
+        None => None,
     }
 }
 
@@ -282,14 +292,18 @@ pub fn table(case: &Case<'_, '_>, sight: &Sight) -> Verdict {
                 Allowance::Deny => Verdict::Refuse(Why::Unmanaged { listed: sight.listed }),
             },
             State::Quarantined | State::Failed => Verdict::Refuse(Why::Held(facts.clone())),
-            State::Pending => unknown(sight, Unknown::Pending(facts.reason.clone())),
+            State::Pending if sight.listed => unknown(sight, Unknown::Pending(facts.reason.clone())),
+            State::Pending => unlisted(sight),
         },
-        Outcome::Absent | Outcome::Hidden | Outcome::Refused => Verdict::Refuse(Why::NotFoundOrNotPermitted),
+        Outcome::Hidden => Verdict::Refuse(Why::Hidden),
+        Outcome::Absent | Outcome::Refused => Verdict::Refuse(Why::NotFoundOrNotPermitted),
         Outcome::Blocked(block) => Verdict::Refuse(Why::Blocked(block.clone())),
         Outcome::Misbehaved(what) => Verdict::Refuse(Why::Misbehaved(what.clone())),
-        Outcome::Pending(why) => unknown(sight, Unknown::Pending(why.clone())),
+        Outcome::Pending(why) if sight.listed => unknown(sight, Unknown::Pending(why.clone())),
+        // Nothing that a host of the author's own may say opens anything.
+        Outcome::Pending(_) => unlisted(sight),
         Outcome::Unavailable(outage) if sight.listed => unknown(sight, Unknown::Unavailable(outage.clone())),
-        Outcome::Unavailable(_) => Verdict::Busy(Busy { cause: BusyCause::Unlisted, retry_after: Duration::from_secs(5) }),
+        Outcome::Unavailable(_) => unlisted(sight),
         Outcome::Unauthorized(why) if sight.listed => unknown(sight, Unknown::Unauthorized(why.clone())),
         Outcome::Unauthorized(_) => Verdict::Refuse(Why::NotFoundOrNotPermitted),
         Outcome::Busy(busy) => match known_bad(sight) {
@@ -297,6 +311,11 @@ pub fn table(case: &Case<'_, '_>, sight: &Sight) -> Verdict {
             None => Verdict::Busy(busy.clone()),
         },
     }
+}
+
+fn unlisted(sight: &Sight) -> Verdict {
+    let busy = || Verdict::Busy(Busy { cause: BusyCause::Unlisted, retry_after: Duration::from_secs(5) });
+    known_bad(sight).map_or_else(busy, Verdict::Refuse)
 }
 
 fn unknown(sight: &Sight, unknown: Unknown) -> Verdict {

@@ -5,10 +5,10 @@ use std::sync::{Arc, LazyLock};
 use kube::Client;
 
 use crate::{
-    credentials::{Identified, SecretReader},
+    credentials::{CredentialsError, Identified, SecretReader},
     image::Reference,
     keyring::{Holder, Keyring},
-    lookups::Access,
+    lookups::{Access, NoAccess},
     policy::RegistryEntry,
     registry::{CredentialIdentity, Credentials},
 };
@@ -42,6 +42,13 @@ fn access(credentials: Credentials, holder: Holder) -> Access {
     Access { credentials, identity, own: holder == Holder::Registry }
 }
 
+fn no_access(error: &CredentialsError) -> NoAccess {
+    match error {
+        CredentialsError::Unreadable { .. } => NoAccess::Later(error.to_string()),
+        _ => NoAccess::Broken(error.to_string()),
+    }
+}
+
 fn own(Identified { credentials, identity }: Identified) -> Access {
     Access { credentials, identity, own: true }
 }
@@ -62,14 +69,14 @@ impl Wallet {
     /// What to show the registry of an image that a pod names.
     ///
     /// # Errors
-    /// A sentence, when the Registry's own credentials cannot be had.
+    /// When the Registry's own credentials cannot be had.
     pub async fn access(
         &self,
         registry: Option<&RegistryEntry>,
         image: &Reference,
         namespace: &str,
         pull_secrets: &[&str],
-    ) -> Result<Access, String> {
+    ) -> Result<Access, NoAccess> {
         match (registry, &self.secrets) {
             (Some(registry), _) if registry.spec.credentials.is_some() => self.own(registry, image.registry()).await,
             (_, Some(secrets)) if self.pods => {
@@ -109,18 +116,18 @@ impl Wallet {
     /// The Registry's own credentials for one of its hosts; nothing where it names none.
     ///
     /// # Errors
-    /// A sentence, when they cannot be had.
-    pub async fn own(&self, registry: &RegistryEntry, host: &str) -> Result<Access, String> {
+    /// When they cannot be had.
+    pub async fn own(&self, registry: &RegistryEntry, host: &str) -> Result<Access, NoAccess> {
         let Some(secret) = &registry.spec.credentials else { return Ok(anonymous()) };
         match &self.secrets {
-            Some(reader) => reader.registry_credentials(&secret.secret_name, host).await.map(own).map_err(|error| error.to_string()),
+            Some(reader) => reader.registry_credentials(&secret.secret_name, host).await.map(own).map_err(|error| no_access(&error)),
             None => match &self.keyring {
                 Some(keyring) => Ok(keyring
                     .lookup(&format!("{host}/"))
                     .into_iter()
                     .next()
                     .map_or_else(anonymous, |found| access(found, Holder::Registry))),
-                None => Err(format!("the Secret {} cannot be read outside the cluster", secret.secret_name)),
+                None => Err(NoAccess::Later(format!("the Secret {} cannot be read outside the cluster", secret.secret_name))),
             },
         }
     }

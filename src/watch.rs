@@ -32,8 +32,20 @@ pub trait Sink<K>: Send {
     fn apply(&mut self, object: K);
     /// An object is gone, by its name.
     fn delete(&mut self, name: &str);
-    /// Everything that is there, at once; whatever is not among it is gone.
-    fn reset(&mut self, objects: Vec<K>);
+    /// Everything that is there, at once; whatever is not among it, nor among the names of what cannot be read, is gone.
+    fn reset(&mut self, objects: Vec<K>, unreadable: &[String]);
+    /// An object is there in a form that cannot be read at all: its last readable form stays.
+    fn unreadable(&mut self, _name: &str, _error: &str) {}
+}
+
+/// The API server ends each watch after this many seconds, and it goes on from where it was. A connection that has gone silent (the other end
+/// vanished without a word) is so found out a few seconds later, and not after the five minutes that are usual.
+const LONGEST_WATCH: u32 = 30;
+
+/// How every watch is held.
+#[must_use]
+pub fn config() -> watcher::Config {
+    watcher::Config::default().timeout(LONGEST_WATCH)
 }
 
 /// For how long a watch may fail before the replica turns unready and lists anew.
@@ -61,7 +73,7 @@ pub async fn feed<K>(
     K: Resource<DynamicType = ()>,
 {
     let kind = K::kind(&());
-    let mut list = Vec::new();
+    let (mut list, mut unread) = (Vec::new(), Vec::new());
     let mut failing: Option<Instant> = None;
     let mut stream = std::pin::pin!(stream);
     while let Some(event) = stream.next().await {
@@ -77,10 +89,13 @@ pub async fn feed<K>(
         };
         failing = None;
         match event {
-            watcher::Event::Init => list.clear(),
+            watcher::Event::Init => {
+                list.clear();
+                unread.clear();
+            }
             watcher::Event::InitApply(DeserializeGuard(Ok(object))) => list.push(object),
             watcher::Event::InitDone => {
-                sink.reset(std::mem::take(&mut list));
+                sink.reset(std::mem::take(&mut list), &std::mem::take(&mut unread));
                 ready.set(true);
             }
             watcher::Event::Apply(DeserializeGuard(Ok(object))) => sink.apply(object),
@@ -89,9 +104,11 @@ pub async fn feed<K>(
                 sink.delete(name.as_deref().unwrap_or_default());
             }
             watcher::Event::InitApply(DeserializeGuard(Err(invalid))) | watcher::Event::Apply(DeserializeGuard(Err(invalid))) => {
-                // It keeps its last readable form. The schema of the API server lets nothing through that the types do not read.
-                let name = invalid.metadata.name.unwrap_or_default();
-                tracing::error!(%kind, name, error = %crate::history::clip(&invalid.error, 300), "an object cannot be read; its last readable form stays");
+                // The schema of the API server lets nothing through that the types do not read, but another version's may.
+                let (name, error) = (invalid.metadata.name.unwrap_or_default(), crate::history::clip(&invalid.error, 300));
+                tracing::error!(%kind, name, error, "an object cannot be read; its last readable form stays");
+                sink.unreadable(&name, &error);
+                unread.push(name);
             }
         }
     }
@@ -126,11 +143,17 @@ macro_rules! rules_sink {
                 self.tell();
             }
 
-            fn reset(&mut self, objects: Vec<$type>) {
+            fn unreadable(&mut self, name: &str, error: &str) {
+                if self.index.write().hold_unreadable($kind, name, error) {
+                    self.tell();
+                }
+            }
+
+            fn reset(&mut self, objects: Vec<$type>, unreadable: &[String]) {
                 {
                     let mut index = self.index.write();
                     for name in index.names($kind) {
-                        if !objects.iter().any(|object| object.name_any() == name) {
+                        if !unreadable.contains(&name) && !objects.iter().any(|object| object.name_any() == name) {
                             index.delete($kind, &name);
                         }
                     }
@@ -167,12 +190,15 @@ impl<W: Fn(&str) + Send> Sink<ImageStatus> for Images<W> {
         (self.wake)(name);
     }
 
-    fn reset(&mut self, objects: Vec<ImageStatus>) {
+    fn reset(&mut self, objects: Vec<ImageStatus>, unreadable: &[String]) {
         let now = Timestamp::now();
         let mut changed = Vec::new();
         {
             let mut index = self.index.write();
             let mut gone: std::collections::HashSet<String> = index.image_names().into_iter().collect();
+            for name in unreadable {
+                gone.remove(name);
+            }
             for object in &objects {
                 let name = object.name_any();
                 gone.remove(&name);
@@ -208,10 +234,10 @@ impl Sink<PartialObjectMeta<Namespace>> for Namespaces {
         self.0.write().delete_namespace(name);
     }
 
-    fn reset(&mut self, objects: Vec<PartialObjectMeta<Namespace>>) {
+    fn reset(&mut self, objects: Vec<PartialObjectMeta<Namespace>>, unreadable: &[String]) {
         let mut index = self.0.write();
         for name in index.namespace_names() {
-            if !objects.iter().any(|object| object.name_any() == name) {
+            if !unreadable.contains(&name) && !objects.iter().any(|object| object.name_any() == name) {
                 index.delete_namespace(&name);
             }
         }

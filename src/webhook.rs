@@ -14,7 +14,7 @@ use std::{ops::Deref, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    body::Body,
+    body::{Body, HttpBody as _},
     extract::{Query, State},
     http::header::CONTENT_TYPE,
     response::{IntoResponse, Response as HttpResponse},
@@ -39,10 +39,10 @@ use crate::{
 pub const MOST_BYTES: usize = 8 << 20;
 /// Reviews that are worked on at once; further ones wait their turn.
 const MOST_AT_ONCE: usize = 1_024;
-/// A review that is larger than this takes one of few places, so that all bodies together stay within 128 MiB.
+/// A review that is larger than this takes its size out of what all large ones may have together, for as long as it is worked on.
 const LARGE: usize = 64 << 10;
-/// Large reviews at once.
-const MOST_LARGE: usize = 8;
+/// What all large reviews may have together, in units of [`LARGE`]: 128 MiB.
+const LARGE_UNITS: usize = 2_048;
 /// How long before the API server's patience ends an answer leaves.
 const MARGIN: Duration = Duration::from_millis(1_500);
 /// The patience of an API server that names none.
@@ -86,10 +86,10 @@ pub fn router(gate: Arc<Gate>) -> Router {
         .route("/validate/observe", post(|state, query, body| validate(state, query, body, Scope::Observe)))
         .route("/warn", post(warn))
         .layer(ConcurrencyLimitLayer::new(MOST_AT_ONCE))
-        .with_state(Arc::new(Door { gate, large: Semaphore::new(MOST_LARGE) }))
+        .with_state(Arc::new(Door { gate, large: Semaphore::new(LARGE_UNITS) }))
 }
 
-/// The gate, and the places for large bodies.
+/// The gate, and the room for large bodies.
 struct Door {
     gate: Arc<Gate>,
     large: Semaphore,
@@ -141,24 +141,29 @@ async fn warn(State(door): State<Arc<Door>>, body: Body) -> HttpResponse {
 
 /// Reads a body of at most [`MOST_BYTES`] before the deadline, or makes the refusal, with the uid where that much came.
 async fn collect(body: Body, large: &Semaphore, deadline: Instant) -> Result<(Bytes, Option<SemaphorePermit<'_>>), Box<Response>> {
-    let mut place = None;
-    let mut stream = body.into_data_stream();
     let mut bytes = Gathered::default();
+    // All at once: bodies that wait for the rest of their room could wait for each other. Who does not say how much comes is taken at the most.
+    let size = body.size_hint().upper().and_then(|size| usize::try_from(size).ok()).unwrap_or(MOST_BYTES).min(MOST_BYTES);
+    let mut stream = body.into_data_stream();
+    let mut place = None;
+    if size > LARGE {
+        let units = u32::try_from(size.div_ceil(LARGE)).unwrap_or(u32::MAX);
+        match tokio::time::timeout_at(deadline, large.acquire_many(units)).await {
+            Ok(permit) => place = permit.ok(),
+            Err(_) => {
+                if let Some(Some(Ok(chunk))) = stream.next().now_or_never() {
+                    bytes.add(chunk);
+                }
+                let why = "too many large reviews are being worked on: try again shortly";
+                return Err(Box::new(Response::later(review::uid_of(&bytes).unwrap_or_default(), why.to_owned(), 2)));
+            }
+        }
+    }
     let refuse = |bytes: &[u8], why: String| Err(Box::new(Response::refuse(review::uid_of(bytes).unwrap_or_default(), why)));
     loop {
         match tokio::time::timeout_at(deadline, stream.next()).await {
             Ok(None) => return Ok((bytes.whole(), place)),
             Ok(Some(Ok(chunk))) if bytes.len() + chunk.len() <= MOST_BYTES => {
-                if bytes.len() + chunk.len() > LARGE && place.is_none() {
-                    match tokio::time::timeout_at(deadline, large.acquire()).await {
-                        Ok(permit) => place = permit.ok(),
-                        Err(_) => {
-                            bytes.add(chunk);
-                            let why = "too many large reviews are being worked on: try again shortly";
-                            return Err(Box::new(Response::later(review::uid_of(&bytes).unwrap_or_default(), why.to_owned(), 2)));
-                        }
-                    }
-                }
                 bytes.add(chunk);
             }
             Ok(Some(Ok(_))) => return refuse(&bytes, format!("the AdmissionReview is larger than {} MiB", MOST_BYTES >> 20)),
@@ -244,10 +249,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_waits_in_vain_for_a_place_among_the_large_is_told_to_come_back() {
+    async fn who_waits_in_vain_for_room_among_the_large_is_told_to_come_back() {
         let body = format!(r#"{{"request":{{"uid":"u-1","object":"{}"}}}}"#, "x".repeat(LARGE));
         let deadline = Instant::now() + Duration::from_secs(1);
-        let (none, one) = (Semaphore::new(0), Semaphore::new(1));
+        let (none, one) = (Semaphore::new(1), Semaphore::new(2));
         let response = collect(Body::from(body.clone()), &none, deadline).await.unwrap_err();
         let status = response.status.unwrap();
         assert_eq!((response.uid.as_str(), response.allowed, status.code), ("u-1", false, 504));

@@ -122,7 +122,16 @@ impl Writer {
 
     /// Writes an observation down, and returns the object as it is then: what others decided meanwhile included.
     pub async fn record(&self, subject: &Subject, seen: &Observation, namespace: &str) -> Result<ImageStatus, WriteError> {
-        let written = self.try_record(subject, seen, namespace).await;
+        self.record_within(self.caps, subject, seen, namespace).await
+    }
+
+    /// The same for what is adopted, which no namespace's cap may keep out: it runs already.
+    pub async fn adopt(&self, subject: &Subject, seen: &Observation, namespace: &str) -> Result<ImageStatus, WriteError> {
+        self.record_within(Caps { per_namespace: usize::MAX, ..self.caps }, subject, seen, namespace).await
+    }
+
+    async fn record_within(&self, caps: Caps, subject: &Subject, seen: &Observation, namespace: &str) -> Result<ImageStatus, WriteError> {
+        let written = self.try_record(caps, subject, seen, namespace).await;
         match &written {
             Ok((_, true)) => self.metrics.wrote(Written::ImageStatus, WriteEnd::Done),
             Ok((_, false)) => {}
@@ -131,13 +140,19 @@ impl Writer {
         written.map(|(object, _)| object)
     }
 
-    async fn try_record(&self, subject: &Subject, seen: &Observation, namespace: &str) -> Result<(ImageStatus, bool), WriteError> {
+    async fn try_record(
+        &self,
+        caps: Caps,
+        subject: &Subject,
+        seen: &Observation,
+        namespace: &str,
+    ) -> Result<(ImageStatus, bool), WriteError> {
         let mut object = match self.find(subject).await? {
             Some(object) => object,
-            None => self.create(subject, namespace).await?,
+            None => self.create(caps, subject, namespace).await?,
         };
         for _ in 0..TURNS {
-            let status = match history::merge(&object, seen) {
+            let status = match history::merge(&object, seen, jiff::Timestamp::now()) {
                 Merged::Unchanged => return Ok((object, false)),
                 Merged::Full => return Err(WriteError::Full),
                 Merged::Changed(status) => status,
@@ -154,8 +169,11 @@ impl Writer {
     }
 
     async fn find(&self, subject: &Subject) -> Result<Option<ImageStatus>, WriteError> {
-        let held = self.index.read().image(subject).map(|known| known.name.clone());
-        let name = held.unwrap_or_else(|| subject.object_name());
+        let name = {
+            let index = self.index.read();
+            let strictest = index.image(subject).map(|known| known.name.clone());
+            strictest.or_else(|| index.names_of(subject).next().map(str::to_owned)).unwrap_or_else(|| subject.object_name())
+        };
         match bounded(self.api.get(&name)).await {
             Ok(object) if object.spec.subject == subject.to_string() => Ok(Some(object)),
             Ok(_) | Err(CallError::NotFound) => Ok(None),
@@ -163,13 +181,13 @@ impl Writer {
         }
     }
 
-    async fn create(&self, subject: &Subject, namespace: &str) -> Result<ImageStatus, WriteError> {
+    async fn create(&self, caps: Caps, subject: &Subject, namespace: &str) -> Result<ImageStatus, WriteError> {
         {
             let index = self.index.read();
-            if index.image_count() >= self.caps.total {
+            if index.image_count() >= caps.total {
                 return Err(WriteError::Capped("in all"));
             }
-            if index.first_seen_in(namespace) >= self.caps.per_namespace {
+            if index.first_seen_in(namespace) >= caps.per_namespace {
                 return Err(WriteError::Capped("first asked for in this namespace"));
             }
         }

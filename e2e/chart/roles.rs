@@ -46,6 +46,8 @@ async fn the_program_has_the_rights_it_needs_and_no_others() {
         "update quarantinepolicies.lazaretto.dev",
         "update registries.lazaretto.dev",
         "create waivers.lazaretto.dev",
+        "update imagestatuses.lazaretto.dev",
+        "patch imagestatuses.lazaretto.dev",
         "release imagestatuses.lazaretto.dev --subresource=quarantine",
         "quarantine imagestatuses.lazaretto.dev --subresource=quarantine",
         "create pods -A",

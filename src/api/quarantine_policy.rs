@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Conditions, ShortDuration};
+use super::{Conditions, NAME_PATTERN, NAME_PATTERNS, NAME_PATTERNS_MESSAGE, ShortDuration};
 
 /// What a policy does with its verdict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -92,11 +92,13 @@ pub struct Match {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(min = 1, max = 255), regex(pattern = "^[a-z0-9.:_/*\\[\\]-]+$")))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
+    #[x_kube(validation = Rule::new(NAME_PATTERNS).message(NAME_PATTERNS_MESSAGE))]
     pub images: Vec<String>,
     /// Patterns of images that this policy leaves alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(min = 1, max = 255), regex(pattern = "^[a-z0-9.:_/*\\[\\]-]+$")))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
+    #[x_kube(validation = Rule::new(NAME_PATTERNS).message(NAME_PATTERNS_MESSAGE))]
     pub exclude_images: Vec<String>,
 }
 
@@ -108,6 +110,7 @@ pub struct DenyRule {
     /// A pattern over full image names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255), regex(pattern = "^[a-z0-9.:_/*\\[\\]-]+$"))]
+    #[x_kube(validation = Rule::new(NAME_PATTERN).message(NAME_PATTERNS_MESSAGE))]
     pub image: Option<String>,
     /// A digest, wherever it comes from. It matches an index and each image in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

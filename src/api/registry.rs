@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Conditions, ShortDuration};
+use super::{Conditions, PATH_PATTERNS, PATH_PATTERNS_MESSAGE, ShortDuration};
 
 /// A registry that this installation knows, how it is reached, and who keeps the quarantine flag for its images.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,6 +39,7 @@ pub struct RegistrySpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 255), regex(pattern = "^[a-z0-9._/*-]+$")))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
+    #[x_kube(validation = Rule::new(PATH_PATTERNS).message(PATH_PATTERNS_MESSAGE))]
     pub repositories: Vec<String>,
     /// Where Lazaretto reaches the registry when that is not `https://` and the host: an in-cluster address, say. Scheme, host and port only.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Conditions;
+use super::{Conditions, NAME_PATTERNS, NAME_PATTERNS_MESSAGE};
 
 /// A requirement of a policy that can be waived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -50,6 +50,7 @@ pub struct WaiverSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 255), regex(pattern = "^[a-z0-9.:_/*\\[\\]-]+$")))]
     #[x_kube(merge_strategy = ListMerge::Set)]
+    #[x_kube(validation = Rule::new(NAME_PATTERNS).message(NAME_PATTERNS_MESSAGE))]
     pub images: Vec<String>,
     /// Namespaces in which it is waived, by name. Left out or empty: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -62,8 +63,9 @@ pub struct WaiverSpec {
     /// Who waives: the user name as the API server knows it. Must be the requester's own.
     #[schemars(length(min = 1, max = 256))]
     pub by: String,
-    /// The end of it.
+    /// The end of it: before the year 9999.
     #[schemars(with = "k8s_openapi::apimachinery::pkg::apis::meta::v1::Time")]
+    #[x_kube(validation = Rule::new("self < timestamp('9999-01-01T00:00:00Z')").message("a waiver ends before the year 9999"))]
     pub expires: Timestamp,
 }
 

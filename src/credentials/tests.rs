@@ -180,7 +180,6 @@ async fn no_name_leads_out_of_the_namespace() {
     let reader = server.reader();
     for name in ["../../other/secrets/theirs", "..", ".", "", "a/b", "a?b", "a%2fb", "UPPER", "a..b", &"a".repeat(254)] {
         assert_eq!(reader.pod_credentials("team", &[name], "reg.example/app").await, PodCredentials::default(), "{name}");
-        assert!(reader.service_account_pull_secrets("team", name).await.is_err(), "{name}");
         assert!(reader.pod_credentials(name, &["theirs"], "reg.example/app").await.credentials.is_empty(), "{name}");
     }
     assert_eq!(server.asked(), 0);
@@ -211,15 +210,4 @@ async fn a_strangers_large_secret_is_not_remembered() {
         assert!(reader.registry_credentials("large", "reg.example").await.is_ok());
     }
     assert_eq!(server.asked(), 3);
-}
-
-#[tokio::test]
-async fn a_service_account_lends_its_pull_secrets_to_templates() {
-    let server = Server::default();
-    let account = json!({"metadata": {"name": "default"}, "imagePullSecrets": [{"name": "one"}, {"name": "two"}]});
-    server.set("/api/v1/namespaces/team/serviceaccounts/default", 200, &account);
-    let reader = server.reader();
-    assert_eq!(reader.service_account_pull_secrets("team", "default").await, Ok(vec!["one".to_owned(), "two".to_owned()]));
-    let missing = reader.service_account_pull_secrets("team", "other").await;
-    assert_eq!(missing.unwrap_err().to_string(), "ServiceAccount team/other does not exist");
 }

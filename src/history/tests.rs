@@ -24,12 +24,12 @@ fn seen(state: State, second: i64, explicit: bool) -> Observation {
             observed_at: at(second),
             manifest: Manifest::default(),
         },
-        explicit,
+        weight: if explicit { Weight::Explicit } else { Weight::Seen },
     }
 }
 
 fn apply(object: &mut ImageStatus, observation: &Observation) -> bool {
-    match merge(object, observation) {
+    match merge(object, observation, at(1_000)) {
         Merged::Changed(status) => {
             object.status = Some(*status);
             true
@@ -93,7 +93,7 @@ fn what_is_not_emitted_is_never_forgotten() {
         applied += i64::from(apply(&mut image, &seen(states[usize::try_from(step % 2).unwrap()], step, true)));
     }
     assert_eq!(applied, i64::try_from(MAX_HISTORY).unwrap(), "the next one waits for the audit lines of the others");
-    assert_eq!(merge(&image, &seen(State::Quarantined, 200, true)), Merged::Full);
+    assert_eq!(merge(&image, &seen(State::Quarantined, 200, true), at(1_000)), Merged::Full);
     if let Some(status) = &mut image.status {
         status.emitted_through = 19;
     }
@@ -177,4 +177,68 @@ fn of_an_index_that_is_too_large_it_is_written_that_more_was_there() {
     assert!(status.more_children && status.children.len() < MAX_CHILDREN, "{status:?}");
     index.facts.observed_at = at(9);
     assert!(!apply(&mut image, &index), "{:?}", image.status);
+}
+
+/// What a keeper without a record says of an image.
+fn first(state: State, second: i64) -> Observation {
+    let mut seen = seen(state, second, false);
+    seen.facts.provider = Provider::Managed;
+    Observation { weight: Weight::First, ..seen }
+}
+
+/// A replica that has not read the object yet looks the image up as if it were new.
+#[test]
+fn a_first_look_undoes_no_release() {
+    let mut image = object();
+    apply(&mut image, &first(State::Quarantined, 1));
+    image.spec.quarantine =
+        Some(Decision { state: DecisionState::Released, by: "jane".into(), reason: "scanned".into(), details: None, expects: None });
+    let release = decided(&image, at(2)).unwrap();
+    assert!(apply(&mut image, &release));
+    let mut again = first(State::Quarantined, 3);
+    assert!(!apply(&mut image, &again));
+    again.facts.manifest.config = Some(Digest::of(b"config"));
+    assert!(apply(&mut image, &again), "but what is inside is news");
+    let status = image.status.as_ref().unwrap();
+    assert_eq!((status.state, status.by.as_str(), status.config.is_some()), (State::Released, "jane", true));
+    assert_eq!(states(&image), [(1, State::Quarantined), (2, State::Released)]);
+}
+
+#[test]
+fn a_flag_that_is_kept_again_is_as_it_was_left() {
+    let nobody = |second| {
+        let mut seen = seen(State::Unmanaged, second, false);
+        seen.facts.provider = Provider::None;
+        seen
+    };
+    // Adopted once, and nobody decided.
+    let mut adopted = object();
+    apply(&mut adopted, &first(State::Released, 1));
+    assert!(apply(&mut adopted, &nobody(2)));
+    assert!(apply(&mut adopted, &first(State::Quarantined, 3)));
+    assert_eq!(states(&adopted), [(1, State::Released), (2, State::Unmanaged), (3, State::Released)]);
+    // Decided while nobody kept it.
+    let mut failed = object();
+    apply(&mut failed, &nobody(1));
+    failed.spec.quarantine =
+        Some(Decision { state: DecisionState::Failed, by: "jane".into(), reason: "a worm".into(), details: None, expects: None });
+    assert!(apply(&mut failed, &first(State::Released, 2)));
+    let last = failed.status.as_ref().unwrap().history.last().unwrap().clone();
+    assert_eq!((last.state, last.by.as_str(), last.reason.as_str()), (State::Failed, "jane", "a worm"));
+    // Never kept before: new.
+    let mut unknown = object();
+    apply(&mut unknown, &nobody(1));
+    assert!(apply(&mut unknown, &first(State::Quarantined, 2)));
+    assert_eq!(states(&unknown), [(1, State::Unmanaged), (2, State::Quarantined)]);
+}
+
+#[test]
+fn a_clock_that_is_ahead_does_not_outweigh_a_bad_finding() {
+    let mut image = object();
+    apply(&mut image, &seen(State::Released, 2_000, true));
+    let bad = seen(State::Failed, 1_000, true);
+    let Merged::Changed(status) = merge(&image, &bad, at(1_001)) else { panic!("a release from the future hides nothing bad") };
+    assert_eq!((status.state, status.observed_at), (State::Failed, Some(at(2_000))));
+    assert_eq!(merge(&image, &seen(State::Unmanaged, 1_000, true), at(1_001)), Merged::Unchanged);
+    assert_eq!(merge(&image, &bad, at(2_001)), Merged::Unchanged, "by then the release is simply newer");
 }

@@ -23,7 +23,7 @@ use super::{Term, inventory};
 use crate::{
     api::{Adoption, ImageStatus, Provider, State},
     facts::{Facts, Manifest, Outcome},
-    history::{self, Observation},
+    history::{self, Observation, Weight},
     image::{Reference, Subject},
     lookups::{Access, Asker},
     pod,
@@ -114,6 +114,9 @@ async fn find(term: &Term, registry: &RegistryEntry, instant: Timestamp) -> Resu
             }
             found.named.insert(image, pod.namespace.to_string());
         }
+        for image in pod.volumes.iter().filter_map(|reference| Reference::parse(reference).ok()).filter(ours) {
+            found.named.insert(image, pod.namespace.to_string());
+        }
     }
     for template in templates(&term.operator.client).await?.into_iter().filter(|template| older(template.since)) {
         if let Ok(image) = Reference::parse(&template.image)
@@ -125,58 +128,91 @@ async fn find(term: &Term, registry: &RegistryEntry, instant: Timestamp) -> Resu
     Ok(found)
 }
 
-/// Goes on with the adoption; returns it as it stands then. `completed` is set when every image was settled, or when the
-/// registry has not let that happen for ten minutes.
+/// Goes on with the adoption; returns it as it stands then. `completed` is set when every image was settled, or when registry or API
+/// server have not let that happen for ten minutes: until then no new image of the registry is judged, so it has to end.
 pub(super) async fn go_on(term: &Term, registry: &Arc<RegistryEntry>, access: &Access, adoption: Adoption) -> Result<Adoption, String> {
     term.inventory.listed().await;
     let found = find(term, registry, adoption.instant).await?;
-    let mut adopted = 0;
-    let mut unconfirmed = Vec::new();
-    let mut open = 0;
-    for (subject, namespace) in &found.running {
-        adopted += u32::from(adopt(term, subject, namespace).await?);
-    }
-    let questions = stream::iter(found.named).map(|(image, namespace)| async move {
-        let asker =
-            Asker { namespace: "", access: Ok(access.clone()), deadline: Instant::now() + PATIENCE, record: true, processor: false };
-        let outcome = term.operator.lookups.confirm(&image, Some(registry), &asker).await;
-        (image, namespace, outcome)
+    let running = stream::iter(found.running).map(|(subject, namespace)| async move {
+        // It runs, so it is adopted whatever the registry says; what is inside is read where it can be.
+        let manifest = match term.operator.lookups.manifest_of(&subject, registry, access).await {
+            Outcome::Found(manifest) => manifest,
+            _ => Manifest::default(),
+        };
+        (subject.to_string(), adopt(term, &subject, manifest, &namespace).await)
     });
-    let answers: Vec<_> = questions.buffer_unordered(AT_ONCE).collect().await;
-    for (image, namespace, outcome) in answers {
-        match outcome {
-            Outcome::Found(digest) => adopted += u32::from(adopt(term, &image.with_digest(digest), &namespace).await?),
-            Outcome::Absent | Outcome::Hidden | Outcome::Refused | Outcome::Blocked(_) | Outcome::Misbehaved(_) => {
-                unconfirmed.push(image.to_string());
-            }
-            Outcome::Pending(_) | Outcome::Unavailable(_) | Outcome::Unauthorized(_) | Outcome::Busy(_) => {
-                unconfirmed.push(image.to_string());
-                open += 1;
-            }
-        }
+    let named = stream::iter(found.named).map(|(image, namespace)| async move {
+        let end = match confirmed(term, registry, access, &image).await {
+            Outcome::Found((subject, manifest)) => adopt(term, &subject, manifest, &namespace).await,
+            Outcome::Absent | Outcome::Hidden | Outcome::Refused | Outcome::Blocked(_) | Outcome::Misbehaved(_) => End::Unconfirmed,
+            Outcome::Pending(_) | Outcome::Unavailable(_) | Outcome::Unauthorized(_) | Outcome::Busy(_) => End::Open,
+        };
+        (image.to_string(), end)
+    });
+    let mut ends: Vec<(String, End)> = running.buffer_unordered(AT_ONCE).collect().await;
+    ends.extend(named.buffer_unordered(AT_ONCE).collect::<Vec<_>>().await);
+    if !term.may_write() {
+        return Err("no longer leading".to_owned());
     }
     let now = Timestamp::now();
-    let over = now.duration_since(adoption.instant).as_secs() >= GIVE_UP;
+    let adopted = u32::try_from(ends.iter().filter(|(_, end)| *end == End::Adopted).count()).unwrap_or(u32::MAX);
+    let open = ends.iter().any(|(_, end)| *end == End::Open);
+    let mut unconfirmed: Vec<String> =
+        ends.into_iter().filter(|(_, end)| matches!(end, End::Unconfirmed | End::Open)).map(|(image, _)| image).collect();
     unconfirmed.sort_unstable();
     unconfirmed.truncate(20);
-    let completed = (open == 0 || over).then_some(now);
+    let over = now.duration_since(adoption.instant).as_secs() >= GIVE_UP;
+    let completed = (!open || over).then_some(now);
     tracing::info!(registry = registry.name, adopted, unconfirmed = unconfirmed.len(), completed = completed.is_some(), "adoption");
     Ok(Adoption { completed, adopted: adoption.adopted + adopted, unconfirmed, ..adoption })
 }
 
-/// Says whether it is newly adopted.
-async fn adopt(term: &Term, subject: &Subject, namespace: &str) -> Result<bool, String> {
+/// What came of one image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// It is released now.
+    Adopted,
+    /// It was known before, and stays as it is.
+    Known,
+    /// The registry does not have it.
+    Unconfirmed,
+    /// It could not be asked or not be written; there will be another turn.
+    Open,
+}
+
+/// What the registry has under a name, and what is inside.
+async fn confirmed(term: &Term, registry: &Arc<RegistryEntry>, access: &Access, image: &Reference) -> Outcome<(Subject, Manifest)> {
+    let subject = match image.subject() {
+        Some(subject) => subject,
+        None => {
+            let (access, deadline) = (Ok(access.clone()), Instant::now() + PATIENCE);
+            let asker = Asker { namespace: "", access, deadline, record: true, processor: false, inside: true };
+            match term.operator.lookups.digest_of(image, Some(registry), &asker).await.0.found() {
+                Ok(digest) => image.with_digest(digest),
+                Err(end) => return end,
+            }
+        }
+    };
+    term.operator.lookups.manifest_of(&subject, registry, access).await.map(|manifest| (subject, manifest))
+}
+
+async fn adopt(term: &Term, subject: &Subject, manifest: Manifest, namespace: &str) -> End {
     if !term.may_write() {
-        return Err("no longer leading".to_owned());
+        return End::Open;
     }
-    let clipped = |error: crate::writer::WriteError| history::clip(&error.to_string(), 300);
-    let known = term.operator.index.read().image(subject);
-    if known.as_ref().is_some_and(|known| known.facts.provider == Provider::Managed) {
-        return Ok(false);
+    let (known, names) = {
+        let index = term.operator.index.read();
+        (index.image(subject), index.names_of(subject).map(str::to_owned).collect::<Vec<_>>())
+    };
+    if known.is_some_and(|known| known.facts.provider == Provider::Managed) {
+        return End::Known;
     }
-    let name = known.map_or_else(|| subject.object_name(), |known| known.name.clone());
-    if term.operator.writer.get(&name).await.map_err(clipped)?.is_some_and(|object| was_bad(&object, subject)) {
-        return Ok(false);
+    for name in if names.is_empty() { vec![subject.object_name()] } else { names } {
+        match term.operator.writer.get(&name).await {
+            Ok(Some(object)) if was_bad(&object, subject) => return End::Known,
+            Ok(_) => {}
+            Err(error) => return failed(subject, &error),
+        }
     }
     let now = Timestamp::now();
     let facts = Facts {
@@ -187,25 +223,25 @@ async fn adopt(term: &Term, subject: &Subject, namespace: &str) -> Result<bool, 
         details: String::new(),
         provider: Provider::Managed,
         observed_at: now,
-        manifest: Manifest::default(),
+        manifest,
     };
-    match term.operator.writer.record(subject, &Observation { facts, explicit: false }, namespace).await {
+    match term.operator.writer.adopt(subject, &Observation { facts, weight: Weight::First }, namespace).await {
         Ok(object) => {
             term.operator.index.write().apply_image(&object, now);
-            Ok(object.status.is_some_and(|status| status.state == State::Released))
+            if object.status.is_some_and(|status| status.state == State::Released) { End::Adopted } else { End::Known }
         }
-        Err(error) => Err(clipped(error)),
+        Err(error) => failed(subject, &error),
     }
 }
 
-/// Whether the image was bad when somebody last kept its flag: by a person's decision, or else by the last transition that says so.
+fn failed(subject: &Subject, error: &crate::writer::WriteError) -> End {
+    tracing::warn!(%subject, %error, "an image was not adopted; trying again");
+    End::Open
+}
+
+/// Whether the image was bad when somebody last kept its flag.
 fn was_bad(object: &ImageStatus, subject: &Subject) -> bool {
-    let decided = object.spec.quarantine.as_ref().map(|decision| State::from(decision.state));
-    let kept = || {
-        let states = object.status.iter().flat_map(|status| status.history.iter().rev()).map(|transition| transition.state);
-        states.into_iter().find(|state| !matches!(state, State::Unmanaged | State::Pending))
-    };
-    object.spec.subject == subject.to_string() && decided.or_else(kept).is_some_and(State::is_bad)
+    object.spec.subject == subject.to_string() && history::kept(object).is_some_and(State::is_bad)
 }
 
 #[cfg(test)]

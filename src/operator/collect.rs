@@ -82,6 +82,9 @@ async fn used(term: &Term) -> Result<HashSet<Digest>, String> {
         for running in &pod.containers {
             add(&running.image);
         }
+        for reference in &pod.volumes {
+            add(reference);
+        }
     }
     for named in adopt::templates(&term.operator.client).await? {
         add(&named.image);

@@ -121,6 +121,7 @@ fn consider(
     let known = find(index, inner, &subject);
     let sight = known.map(|known| Sight {
         subject: Some(subject.clone()),
+        certain: true,
         outcome: Outcome::Found(known.facts.clone()),
         last: None,
         source: Source::Known,
@@ -211,7 +212,7 @@ async fn look_up(term: &Term, owing: HashSet<(Reference, Arc<str>)>) {
                     None => Ok(crate::wallet::anonymous()),
                 };
                 let deadline = Instant::now() + Duration::from_secs(10);
-                let asker = Asker { namespace: &namespace, access, deadline, record: true, processor: false };
+                let asker = Asker { namespace: &namespace, access, deadline, record: true, processor: false, inside: true };
                 let _ = term.operator.lookups.see(&image, registry, &asker).await;
             }
         })

@@ -3,7 +3,7 @@
 //! Work is found by looking through the index after each change: images with a decision that no write has answered, and images with
 //! transitions whose audit lines are not out. So nothing is queued that a change of leader could lose.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
@@ -14,6 +14,8 @@ use crate::{
     api::{ImageStatus, ImageStatusStatus, Provider, QuarantineProvider},
     history::{self, Merged},
     image::Subject,
+    index::Known,
+    policy::RegistryEntry,
     writer::WriteError,
 };
 
@@ -34,8 +36,8 @@ pub(super) async fn run(term: Term) {
         rules.mark_unchanged();
         let work: Vec<String> = {
             let index = operator.index.read();
-            let due = |known: &&std::sync::Arc<crate::index::Known>| known.waiting > 0 || (known.undecided && !known.blank);
-            index.images().filter(|(_, known)| due(known)).map(|(_, known)| known.name.clone()).collect()
+            let due = |known: &&Arc<Known>| known.waiting > 0 || (known.undecided && (!known.blank || known.held));
+            index.objects().filter(due).map(|known| known.name.clone()).collect()
         };
         let failed = stream::iter(work)
             .map(|name| one(&term, &recorder, name))
@@ -74,16 +76,16 @@ async fn decide(term: &Term, name: &str) -> Result<(), WriteError> {
     }) else {
         return Ok(());
     };
-    // Nothing is decided about what the registry has not confirmed: the decision waits in the object for the first look.
-    if !known.undecided || known.blank || !term.may_write() {
+    // Nobody is let go before the registry has confirmed the image: such a decision waits in the object for the first look.
+    if !known.undecided || (known.blank && !known.held) || !term.may_write() {
         return Ok(());
     }
     let rules = operator.index.read().rules();
     let registry = rules.registry_for(subject.registry(), subject.repository());
     let provider = registry.map_or(QuarantineProvider::None, |registry| registry.provider);
     match provider {
-        // What we held while we kept the flag stays held when nobody keeps it any more, until a person releases it.
-        QuarantineProvider::None if known.facts.provider == Provider::Managed => {
+        // What was held while somebody kept the flag stays held when nobody does any more, until a person releases it.
+        QuarantineProvider::None if !known.blank && (known.facts.provider == Provider::Managed || known.facts.state.is_bad()) => {
             operator.writer.change(name, |object| managed(object, Timestamp::now())).await.map(drop)
         }
         QuarantineProvider::Managed => operator.writer.change(name, |object| managed(object, Timestamp::now())).await.map(drop),
@@ -100,7 +102,7 @@ async fn decide(term: &Term, name: &str) -> Result<(), WriteError> {
 
 fn managed(object: &ImageStatus, now: Timestamp) -> Option<ImageStatusStatus> {
     let decision = history::decided(object, now)?;
-    let mut status = match history::merge(object, &decision) {
+    let mut status = match history::merge(object, &decision, now) {
         Merged::Changed(status) => *status,
         Merged::Unchanged => object.status.clone().unwrap_or_default(),
         // The audit lines of the others come first; this one is found again after them.
@@ -115,25 +117,20 @@ fn settled(object: &ImageStatus) -> Option<ImageStatusStatus> {
 }
 
 /// A request that is carried out at the registry and read back.
-async fn at_the_registry(
-    term: &Term,
-    name: &str,
-    subject: &Subject,
-    registry: &std::sync::Arc<crate::policy::RegistryEntry>,
-) -> Result<(), WriteError> {
+async fn at_the_registry(term: &Term, name: &str, subject: &Subject, registry: &Arc<RegistryEntry>) -> Result<(), WriteError> {
     let operator = &term.operator;
     let Some(object) = operator.writer.get(name).await? else { return Ok(()) };
     let Some(decision) = object.spec.quarantine.clone().filter(|_| history::decided(&object, Timestamp::now()).is_some()) else {
         return Ok(());
     };
-    let access = operator.wallet.own(registry, subject.registry()).await.map_err(WriteError::Api)?;
+    let access = operator.wallet.own(registry, subject.registry()).await.map_err(|error| WriteError::Api(error.to_string()))?;
     if let Err(failure) = operator.lookups.carry_out(subject, registry, &access, &decision).await {
         tracing::error!(%subject, by = decision.by, error = %failure, "the registry did not carry a decision out");
         if !matches!(failure, crate::registry::Failure::Forbidden(_) | crate::registry::Failure::NotFound) {
             return Err(WriteError::Api(failure.to_string()));
         }
     }
-    operator.lookups.look_again(subject, registry, &access, "").await;
+    operator.lookups.look_again(subject, registry, &access, "").await?;
     operator
         .writer
         .change(name, |object| {

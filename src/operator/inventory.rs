@@ -40,7 +40,20 @@ struct Spec {
     containers: Vec<Container>,
     init_containers: Vec<Container>,
     ephemeral_containers: Vec<Container>,
+    volumes: Vec<Volume>,
     service_account_name: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Volume {
+    image: Option<ImageVolume>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct ImageVolume {
+    reference: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -120,6 +133,8 @@ pub struct Held {
     pub since: Option<jiff::Timestamp>,
     /// Its containers.
     pub containers: Vec<Running>,
+    /// The images of its image volumes. Nodes do not report what they are.
+    pub volumes: Vec<Arc<str>>,
 }
 
 /// Pods by uid.
@@ -159,12 +174,15 @@ impl Inventory {
                 image_id: self.text(statuses().find(|status| status.name == container.name).map_or("", |status| &status.image_id)),
             })
             .collect();
+        let images = spec.volumes.iter().filter_map(|volume| volume.image.as_ref());
+        let volumes = images.map(|image| self.text(&image.reference)).collect();
         let held = Held {
             namespace: self.text(&pod.namespace().unwrap_or_default()),
             name: pod.name_any().into(),
             service_account: self.text(spec.service_account_name.as_deref().unwrap_or("default")),
             since: named_since(&pod.metadata),
             containers,
+            volumes,
         };
         if self.pods.get(&uid) == Some(&held) {
             return false;
@@ -224,7 +242,7 @@ impl Shared {
 /// Keeps the inventory while this replica leads.
 pub(super) async fn watch(term: Term) {
     let api = Api::<RunningPod>::all(term.operator.client.clone());
-    let config = watcher::Config::default().fields("status.phase!=Succeeded,status.phase!=Failed").page_size(500);
+    let config = crate::watch::config().fields("status.phase!=Succeeded,status.phase!=Failed").page_size(500);
     let mut stream = std::pin::pin!(watcher(api, config).default_backoff());
     let mut listing: Option<Inventory> = None;
     while let Some(event) = stream.next().await {
@@ -266,7 +284,8 @@ pub(super) async fn watch(term: Term) {
 }
 
 /// Since when an object names the images that it names: its creation, or the last change by somebody whose part of it holds an image.
-/// The API server keeps these times, to the second, with the owners of fields.
+/// The API server keeps these times, to the second, with the owners of fields. None where nobody owns an image: the record of owners was
+/// thrown away, as any author may, and with it the time of the last change.
 #[must_use]
 pub fn named_since(metadata: &ObjectMeta) -> Option<jiff::Timestamp> {
     fn holds_image(fields: &serde_json::Value) -> bool {
@@ -275,7 +294,7 @@ pub fn named_since(metadata: &ObjectMeta) -> Option<jiff::Timestamp> {
     let entries = metadata.managed_fields.iter().flatten();
     let changes = entries.filter(|entry| entry.fields_v1.as_ref().is_some_and(|fields| holds_image(&fields.0["f:spec"])));
     let changed = changes.filter_map(|entry| entry.time.as_ref()).map(|time| time.0).max();
-    metadata.creation_timestamp.as_ref().map(|created| changed.map_or(created.0, |changed| changed.max(created.0)))
+    metadata.creation_timestamp.as_ref().zip(changed).map(|(created, changed)| changed.max(created.0))
 }
 
 /// The digest in what a node reports as the running image: of an index, of an image in it, or of its configuration.
@@ -329,9 +348,9 @@ mod tests {
         let image = serde_json::json!({"f:containers": {r#"k:{"name":"c"}"#: {".": {}, "f:image": {}}}});
         let since = |entries: Vec<serde_json::Value>| {
             let metadata = serde_json::json!({"creationTimestamp": "2026-01-01T00:00:00Z", "managedFields": entries});
-            named_since(&serde_json::from_value(metadata).unwrap()).unwrap().to_string()
+            named_since(&serde_json::from_value(metadata).unwrap()).map_or_else(String::new, |since| since.to_string())
         };
-        assert_eq!(since(vec![]), "2026-01-01T00:00:00Z");
+        assert_eq!(since(vec![]), "", "who knows when it was changed");
         let made = entry("2026-01-01T00:00:00Z", template(image.clone()));
         let scaled = entry("2026-01-03T00:00:00Z", serde_json::json!({"f:spec": {"f:replicas": {}}}));
         let reported = entry("2026-01-04T00:00:00Z", serde_json::json!({"f:status": {"f:image": {}}}));

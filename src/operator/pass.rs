@@ -16,15 +16,15 @@ use tokio::{task::AbortHandle, time::Instant};
 
 use super::{Term, adopt, statuses};
 use crate::{
-    api::{self, Adoption, Exception, QuarantineProvider, Registry, RegistryStatus, State},
-    facts::Outcome,
+    api::{self, Adoption, Exception, QuarantineProvider, Registry, RegistryStatus},
+    facts::{Facts, Outcome},
     history::clip,
     image::Subject,
-    index,
-    lookups::Access,
+    index::{self, Kind},
+    lookups::{Access, NoAccess},
     policy::RegistryEntry,
     registry::Failure,
-    writer::bounded,
+    writer::{WriteError, bounded},
 };
 
 /// Looks at one registry at once; the limiter has the last word.
@@ -126,7 +126,12 @@ async fn pass(term: &Term, api: &Api<Registry>, entry: &Arc<RegistryEntry>) -> R
     let generation = object.metadata.generation;
     let mut status = object.status.clone().unwrap_or_default();
     let host = entry.hosts.first().cloned().unwrap_or_default();
-    let access = operator.wallet.own(entry, &host).await;
+    let access = match operator.wallet.own(entry, &host).await {
+        Ok(access) => Ok(access),
+        Err(NoAccess::Broken(why)) => Err(why),
+        Err(NoAccess::Later(why)) => return Err(why),
+    };
+    let unreadable = operator.index.read().unreadable().get(&(Kind::Registry, entry.name.clone())).map(ToString::to_string);
 
     if entry.provider == QuarantineProvider::Managed && status.adoption.as_ref().is_none_or(|adoption| adoption.completed.is_none()) {
         // The instant is on record before anything is adopted, so that a new leader goes on from the same one.
@@ -168,7 +173,10 @@ async fn pass(term: &Term, api: &Api<Registry>, entry: &Arc<RegistryEntry>) -> R
     let mut say = |type_: &str, status: Option<bool>, reason: &str, message: &str| {
         api::set_condition(&mut conditions, api::condition(type_, status, reason, message, generation, now));
     };
-    say("Ready", Some(true), "Read", "");
+    match &unreadable {
+        None => say("Ready", Some(true), "Read", ""),
+        Some(why) => say("Ready", Some(false), "NotInForce", &format!("{why}. {}", statuses::STAYS)),
+    }
     say("Reachable", Some(reachable), if reachable { "Answers" } else { "Outage" }, if reachable { "" } else { &told });
     say("Authorized", authorized, if authorized == Some(true) { "Accepted" } else { "NotAccepted" }, &told);
     let behind = now.duration_since(began).as_secs() > i64::try_from(entry.poll_interval.as_secs()).unwrap_or(i64::MAX);
@@ -193,39 +201,43 @@ async fn look(term: &Term, entry: &Arc<RegistryEntry>, access: &Access) -> (u32,
         // We keep the flag, or nobody does: there is nothing to read.
         return (0, Vec::new());
     }
-    let mut due: Vec<(Timestamp, Subject)> = {
+    // All of them, also those that nothing seems to name just now: a CronJob's next pod finds a pass that speaks for its image.
+    let mut due: Vec<(Timestamp, Subject, bool)> = {
         let index = operator.index.read();
         let rules = index.rules();
         let ours =
             |subject: &Subject| rules.registry_for(subject.registry(), subject.repository()).is_some_and(|found| found.name == entry.name);
-        let wanted = |known: &index::Known| known.unused_since.is_none() || known.facts.state != State::Released;
         let seen = |(subject, known): (&Subject, &Arc<index::Known>)| {
-            (ours(subject) && wanted(known)).then(|| (index::last_seen(known, subject, Some(entry)), subject.clone()))
+            ours(subject).then(|| (index::last_seen(known, subject, Some(entry)), subject.clone(), known.facts.state.is_bad()))
         };
         index.images().filter_map(seen).collect()
     };
     due.sort_unstable();
     let looked = u32::try_from(due.len()).unwrap_or(u32::MAX);
-    let looks = stream::iter(due).map(|(_, subject)| async move {
+    let looks = stream::iter(due).map(|(_, subject, bad)| async move {
         if !term.may_write() {
             return Some(Exception { subject: subject.to_string(), reason: "no longer leading".to_owned() });
         }
-        let outcome = look_at(term, entry, access, &subject).await;
-        reason(&outcome).map(|reason| Exception { subject: subject.to_string(), reason })
+        let reason = match look_at(term, entry, access, &subject).await {
+            Ok(outcome) => reason(&outcome),
+            Err(error) => Some(clip(&format!("what was seen could not be written: {error}"), 128)),
+        };
+        // What is bad stays bad without any look: only for what is good does the pass vouch.
+        reason.filter(|_| !bad).map(|reason| Exception { subject: subject.to_string(), reason })
     });
     let exceptions = looks.buffer_unordered(AT_ONCE).filter_map(|exception| async { exception }).collect().await;
     (looked, exceptions)
 }
 
 /// One image, with the patience that the registry's limits ask for.
-async fn look_at(term: &Term, entry: &Arc<RegistryEntry>, access: &Access, subject: &Subject) -> Outcome<Arc<crate::facts::Facts>> {
-    let mut outcome = term.operator.lookups.look_again(subject, entry, access, "").await;
+async fn look_at(term: &Term, entry: &Arc<RegistryEntry>, access: &Access, subject: &Subject) -> Result<Outcome<Arc<Facts>>, WriteError> {
+    let mut outcome = term.operator.lookups.look_again(subject, entry, access, "").await?;
     for _ in 0..3 {
         let Outcome::Busy(busy) = &outcome else { break };
         tokio::time::sleep(busy.retry_after.clamp(Duration::from_millis(50), Duration::from_secs(60))).await;
-        outcome = term.operator.lookups.look_again(subject, entry, access, "").await;
+        outcome = term.operator.lookups.look_again(subject, entry, access, "").await?;
     }
-    outcome
+    Ok(outcome)
 }
 
 fn reason<T>(outcome: &Outcome<T>) -> Option<String> {

@@ -11,6 +11,9 @@ use crate::{
     writer::{apply_status, bounded},
 };
 
+/// What becomes of an object that cannot be read.
+pub(super) const STAYS: &str = "Its last readable form, if there was one, stays in force";
+
 /// Writes a Registry's status.
 pub(super) async fn write_registry(term: &Term, api: &Api<Registry>, name: &str, status: &RegistryStatus) -> Result<(), String> {
     if !term.may_write() {
@@ -24,7 +27,10 @@ pub(super) async fn write_registry(term: &Term, api: &Api<Registry>, name: &str,
 /// `debts` by policy; `None` while they are not known, which leaves what is written.
 pub(super) async fn write_all(term: &Term, debts: Option<&std::collections::BTreeMap<String, Debts>>) -> Result<(), String> {
     let client = term.operator.client.clone();
-    let unreadable = term.operator.index.read().unreadable().clone();
+    let (unreadable, rules) = {
+        let index = term.operator.index.read();
+        (index.unreadable().clone(), index.rules())
+    };
     let now = Timestamp::now();
     let why = |kind: Kind, name: &str| unreadable.get(&(kind, name.to_owned())).map(ToString::to_string);
 
@@ -57,7 +63,8 @@ pub(super) async fn write_all(term: &Term, debts: Option<&std::collections::BTre
     let registries = Api::<Registry>::all(client);
     for object in bounded(registries.list(&kube::api::ListParams::default())).await.map_err(|error| error.to_string())? {
         let name = object.name_any();
-        let Some(why) = why(Kind::Registry, &name) else { continue };
+        // Where there is a readable form the passes go on, and they write the status.
+        let Some(why) = why(Kind::Registry, &name).filter(|_| !rules.registries.contains_key(&name)) else { continue };
         let old = object.status.clone().unwrap_or_default();
         let mut new = RegistryStatus { observed_generation: object.metadata.generation, ..old.clone() };
         ready(&mut new.conditions, "Ready", Some(&why), object.metadata.generation, now);
@@ -83,10 +90,6 @@ fn ready(conditions: &mut Conditions, type_: &str, why_not: Option<&str>, genera
         None => (true, "Read", ""),
         Some(why) => (false, "NotInForce", why),
     };
-    let message = if type_ == "Ready" && !status {
-        format!("{message}. Its last readable form, if there was one, stays in force")
-    } else {
-        message.to_owned()
-    };
+    let message = if type_ == "Ready" && !status { format!("{message}. {STAYS}") } else { message.to_owned() };
     api::set_condition(conditions, api::condition(type_, Some(status), reason, &message, generation, now));
 }

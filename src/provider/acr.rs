@@ -35,7 +35,7 @@ use super::{Keeper, Question, Seen, confirm};
 use crate::{
     api::{Decision, DecisionState, Provider, State},
     facts::{Block, Child, Facts, Manifest, Outage, OutageKind},
-    history::Observation,
+    history::{Observation, Weight},
     image::Digest,
     registry::{Answer, Failure, Request},
 };
@@ -177,8 +177,8 @@ fn told(question: &Question<'_>, attributes: &Attributes, reason: &str, manifest
         observed_at: question.now,
         manifest,
     };
-    let explicit = matches!(facts.state, State::Released | State::Failed);
-    Observation { facts, explicit }
+    let weight = if matches!(facts.state, State::Released | State::Failed) { Weight::Explicit } else { Weight::Seen };
+    Observation { facts, weight }
 }
 
 async fn carry_out(question: &Question<'_>, decision: &Decision) -> Result<(), Failure> {

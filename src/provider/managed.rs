@@ -10,7 +10,7 @@ use super::{Keeper, Question, Seen, confirm};
 use crate::{
     api::{Decision, Provider, State},
     facts::Facts,
-    history::Observation,
+    history::{Observation, Weight},
     registry::Failure,
 };
 
@@ -37,7 +37,7 @@ impl Keeper for Managed {
                 observed_at: question.now,
                 manifest,
             };
-            Ok(Seen::State(Observation { facts, explicit: false }))
+            Ok(Seen::State(Observation { facts, weight: Weight::First }))
         })
     }
 

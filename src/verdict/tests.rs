@@ -37,7 +37,15 @@ fn subject() -> Subject {
 }
 
 fn sight(outcome: Outcome<Facts>) -> Sight {
-    Sight { subject: Some(subject()), outcome: outcome.map(Arc::new), last: None, source: Source::Asked, listed: true, processor: false }
+    Sight {
+        subject: Some(subject()),
+        certain: true,
+        outcome: outcome.map(Arc::new),
+        last: None,
+        source: Source::Asked,
+        listed: true,
+        processor: false,
+    }
 }
 
 fn case<'p, 'a>(policy: &'p Policy, image: &'a Reference, waivers: &'a [&'a Waiver]) -> Case<'p, 'a> {
@@ -126,8 +134,8 @@ fn every_row_under_every_knob() {
                                         _,
                                     ) => "refuse",
                                     (Outcome::Unauthorized(_), false) => "refuse",
-                                    (Outcome::Unavailable(_), false) => "later",
                                     _ if bad => "refuse",
+                                    (Outcome::Found(_) | Outcome::Pending(_) | Outcome::Unavailable(_), false) => "later",
                                     (Outcome::Busy(_), _) => "later",
                                     _ if grace => "admit",
                                     (Outcome::Found(_) | Outcome::Pending(_), _) => {
@@ -351,4 +359,44 @@ fn a_host_that_nobody_lists_is_asked_only_where_a_waiver_might_free_its_image() 
     assert_eq!(by_name(&[&waiver(Requirement::Released, "team", now())]), refused);
     assert_eq!(by_name(&[&waiver(Requirement::Digest, "team", later)]), refused);
     assert_eq!(by_name(&[&waiver(Requirement::Released, "team", later)]), None, "its digest must be found out first");
+}
+
+/// The registry may block, hide or lose a tag that was waived: what it stood for once waives nothing.
+#[test]
+fn a_waiver_for_a_digest_does_not_free_a_tag_that_may_stand_for_another() {
+    let spec = WaiverSpec {
+        requirements: vec![Requirement::Released],
+        digests: vec![subject().digest().to_string()],
+        images: vec![],
+        namespaces: vec![],
+        reason: "r".into(),
+        by: "ann".into(),
+        expires: now() + jiff::SignedDuration::from_secs(1),
+    };
+    let waiver = Waiver::try_from(&crate::api::Waiver::new("w", spec)).unwrap();
+    let (policy, image) = (policy(|_| {}), tagged());
+    let block = Outcome::Blocked(Block { code: "IMAGE_QUARANTINED".into(), message: "no".into() });
+    for outcome in [block, Outcome::Pending("analysing".into()), Outcome::Unavailable(outage())] {
+        for certain in [true, false] {
+            let sight = Sight { certain, ..sight(outcome.clone()) };
+            let settled = Opinion::of(&case(&policy, &image, &[&waiver]), &sight).settled;
+            assert_eq!(settled == Settled::Admit(Basis::Waiver), certain, "{outcome:?}: {settled:?}");
+        }
+    }
+}
+
+/// The emergency stop is about what is inside. What is good from a time when nobody looked inside waits until somebody did.
+#[test]
+fn an_outage_opens_nothing_that_nobody_has_looked_into() {
+    let policy = policy(|spec| {
+        spec.deny = vec![crate::api::DenyRule { image: None, digest: Some(Digest::of(b"inside").to_string()), reason: "stop".into() }];
+        spec.when_unknown.registry_unavailable = Allowance::Allow;
+    });
+    let mut silent = sight(Outcome::Unavailable(outage()));
+    silent.last = Some((Arc::new(facts(State::Released)), now()));
+    assert!(matches!(settled(&policy, &silent), Settled::Later(Why::Busy(Busy { cause: BusyCause::Unread, .. }), _)));
+    let mut read = facts(State::Released);
+    read.manifest.config = Some(Digest::of(b"config"));
+    silent.last = Some((Arc::new(read), now()));
+    assert_eq!(settled(&policy, &silent), Settled::Admit(Basis::LastKnownGood));
 }

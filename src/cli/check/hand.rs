@@ -100,7 +100,7 @@ impl Asking {
     async fn see(&self, image: &Reference, world: &World) -> (Sight, Arc<Credentials>) {
         let access = self.access(image);
         let credentials = access.credentials.clone();
-        let asker = Asker { namespace: "", access: Ok(access), deadline: self.deadline, record: false, processor: false };
+        let asker = Asker { namespace: "", access: Ok(access), deadline: self.deadline, record: false, processor: false, inside: true };
         (self.lookups.see(image, world.rules.registry_of(image), &asker).await, credentials)
     }
 }
@@ -138,7 +138,7 @@ pub(super) async fn gather(images: Vec<Reference>, world: &World, asking: Option
 async fn at_hand(image: &Reference, world: &World, asking: Option<&Asking>, cluster: bool) -> Hand {
     let listed = world.rules.registry_of(image).is_some();
     let hand = |subject, outcome, last, gap| Hand {
-        sight: Sight { subject, outcome, last, source: Source::Known, listed, processor: false },
+        sight: Sight { subject, certain: true, outcome, last, source: Source::Known, listed, processor: false },
         gap,
     };
     let known = |subject: Subject, facts: &Arc<Facts>| hand(Some(subject), Outcome::Found(facts.clone()), None, None);
@@ -199,7 +199,7 @@ mod tests {
     use crate::facts::{Outage, OutageKind};
 
     fn sight(outcome: Outcome<Arc<Facts>>) -> Sight {
-        Sight { subject: None, outcome, last: None, source: Source::Asked, listed: true, processor: false }
+        Sight { subject: None, certain: false, outcome, last: None, source: Source::Asked, listed: true, processor: false }
     }
 
     #[test]

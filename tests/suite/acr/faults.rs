@@ -5,6 +5,7 @@ use std::time::Duration;
 use lazaretto::{
     api::{Limits, RegistrySpec, State},
     facts::{Outage, OutageKind},
+    history::Weight,
     provider::{Keeper, Question, acr::AzureContainerRegistry},
     registry::{Credentials, Endpoint, Failure},
 };
@@ -147,7 +148,7 @@ async fn attributes_that_say_passed_do_not_outweigh_a_manifest_that_is_blocked()
     let (acr, digest) = released();
     acr.break_down(Area::Manifests, Fault::Quarantined);
     let seen = observe(&acr, READER, &digest).await.unwrap();
-    assert_eq!((seen.facts.state, seen.explicit), (State::Quarantined, false));
+    assert_eq!((seen.facts.state, seen.weight), (State::Quarantined, Weight::Seen));
     assert_eq!(seen.facts.reason, "the registry blocks it: IMAGE_QUARANTINED The image is quarantined.");
 }
 

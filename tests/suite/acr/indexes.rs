@@ -3,6 +3,7 @@
 use lazaretto::{
     api::State,
     facts::{Child, OutageKind},
+    history::Weight,
     registry::Failure,
 };
 
@@ -29,7 +30,7 @@ async fn an_index_is_released_when_none_of_its_images_is_held() {
     assert_eq!(state(&acr, READER, &all).await, State::Quarantined);
     acr.pass(&all);
     let seen = observe(&acr, READER, &all).await.unwrap();
-    assert_eq!((seen.facts.state, seen.explicit), (State::Released, true));
+    assert_eq!((seen.facts.state, seen.weight), (State::Released, Weight::Explicit));
     let platforms = ["linux/amd64", "linux/arm64"].map(ToOwned::to_owned);
     let listed: Vec<_> = children.iter().zip(platforms).map(|(child, platform)| Child { digest: digest(child), platform }).collect();
     assert_eq!(seen.facts.manifest.children, listed);
@@ -41,12 +42,12 @@ async fn the_strictest_image_of_a_released_index_wins() {
     let (all, [amd64, arm64]) = push(&acr);
     acr.pass(&all);
     let seen = observe(&acr, READER, &all).await.unwrap();
-    assert_eq!((seen.facts.state, seen.explicit), (State::Quarantined, false));
+    assert_eq!((seen.facts.state, seen.weight), (State::Quarantined, Weight::Seen));
     assert_eq!(seen.facts.reason, format!("its image for linux/amd64 is in quarantine at the registry: {amd64}"));
 
     acr.judge(&arm64, Judgement::Failed, Some(r#"{"scanner":"MoleScan","state":"blocked"}"#));
     let seen = observe(&acr, READER, &all).await.unwrap();
-    assert_eq!((seen.facts.state, seen.explicit), (State::Failed, true));
+    assert_eq!((seen.facts.state, seen.weight), (State::Failed, Weight::Explicit));
     assert_eq!(seen.facts.reason, format!("its image for linux/arm64 failed at the registry: {arm64}"));
     assert_eq!((seen.facts.by, seen.facts.details.as_str()), (format!("MoleScan at {}", acr.host()), "MoleScan; blocked"));
 

@@ -3,6 +3,7 @@
 use lazaretto::{
     api::{Provider, State},
     facts::Manifest,
+    history::Weight,
     registry::{Credentials, Failure, TagOrDigest},
 };
 
@@ -27,7 +28,7 @@ fn with_image() -> (StandIn, String) {
 async fn an_image_goes_through_its_states() {
     let (acr, pushed) = with_image();
     let seen = observe(&acr, READER, &pushed).await.unwrap();
-    assert!(!seen.explicit);
+    assert_eq!(seen.weight, Weight::Seen);
     assert_eq!((seen.facts.state, seen.facts.reason.as_str()), (State::Quarantined, "nobody has judged it yet at the registry"));
     assert_eq!((seen.facts.by, seen.facts.provider), (acr.host(), Provider::AzureContainerRegistry));
     assert_eq!((seen.facts.since, seen.facts.observed_at), (acr.created(REPOSITORY, &pushed), now()));
@@ -39,7 +40,7 @@ async fn an_image_goes_through_its_states() {
         Some(r#"{"scanner":"MoleScan","state":"scan passed","link":"https://scan.example/r/77?sig=secret"}"#),
     );
     let seen = observe(&acr, READER, &pushed).await.unwrap();
-    assert!(seen.explicit);
+    assert_eq!(seen.weight, Weight::Explicit);
     assert_eq!((seen.facts.state, seen.facts.reason.as_str()), (State::Released, "released at the registry"));
     assert_eq!(seen.facts.by, format!("MoleScan at {}", acr.host()));
     assert_eq!(seen.facts.details, "MoleScan; scan passed; https://scan.example/r/77");
@@ -50,7 +51,7 @@ async fn an_image_goes_through_its_states() {
         Some(r#"{"scanner":"MoleScan","state":"blocked","result":{"version":"1.2.0","summary":[{"severity":"Critical","count":3}]}}"#),
     );
     let seen = observe(&acr, READER, &pushed).await.unwrap();
-    assert!(seen.explicit);
+    assert_eq!(seen.weight, Weight::Explicit);
     assert_eq!((seen.facts.state, seen.facts.reason.as_str()), (State::Failed, "failed at the registry"));
     assert_eq!(seen.facts.details, "MoleScan; blocked; 3 Critical");
     assert_eq!(seen.facts.manifest.config, Some(digest(CONFIG)), "a reader may read what is blocked");
@@ -150,7 +151,11 @@ async fn credentials_without_the_quarantine_role_never_see_a_release_that_is_non
         for head_403 in [true, false] {
             acr.switch(|switches| switches.head_403 = head_403);
             let seen = observe(&acr, PULLER, &pushed).await.unwrap();
-            assert_eq!((seen.facts.state, seen.facts.reason.as_str(), seen.explicit), (State::Quarantined, reason, false), "{position:?}");
+            assert_eq!(
+                (seen.facts.state, seen.facts.reason.as_str(), seen.weight),
+                (State::Quarantined, reason, Weight::Seen),
+                "{position:?}"
+            );
         }
         // Azure/acr #522: whoever may push might read what is in quarantine. That it can be read does not release it.
         acr.switch(|switches| switches.push_reads_quarantine = true);
@@ -185,7 +190,7 @@ async fn a_release_that_fails_later_is_seen_whatever_the_tag_does() {
         assert_eq!(state(&acr, READER, &pushed).await, State::Released);
         acr.fail(&pushed);
         let seen = observe(&acr, READER, &pushed).await.unwrap();
-        assert_eq!((seen.facts.state, seen.explicit), (State::Failed, true));
+        assert_eq!((seen.facts.state, seen.weight), (State::Failed, Weight::Explicit));
         acr.pass(&pushed);
         assert_eq!(state(&acr, READER, &pushed).await, State::Released);
     }
