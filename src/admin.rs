@@ -97,6 +97,7 @@ impl Condition {
 pub fn limits() -> Limits {
     Limits {
         connections: 64,
+        from_one: 48,
         headers: Duration::from_secs(10),
         idle: Duration::from_secs(60),
         grace: Duration::from_secs(2),

@@ -136,8 +136,14 @@ fn as_it_was_kept(object: &ImageStatus, old: &ImageStatusStatus, seen: &Facts) -
 /// Marks that a decision of this generation of the spec has been dealt with, whatever came of it.
 #[must_use]
 pub fn settle_generation(object: &ImageStatus, status: &mut ImageStatusStatus) -> bool {
-    let changed = status.observed_generation != object.metadata.generation;
-    status.observed_generation = object.metadata.generation;
+    settle(status, object.metadata.generation)
+}
+
+/// The same for a generation that may no longer be the last: a decision that came meanwhile is still to be dealt with.
+#[must_use]
+pub fn settle(status: &mut ImageStatusStatus, generation: Option<i64>) -> bool {
+    let changed = status.observed_generation < generation;
+    status.observed_generation = status.observed_generation.max(generation);
     changed
 }
 

@@ -100,7 +100,7 @@ impl Known {
                     .children
                     .iter()
                     .filter_map(|child| {
-                        let (platform, digest) = child.split_once('=')?;
+                        let (platform, digest) = child.rsplit_once('=')?;
                         Some(Child { digest: digest.parse().ok()?, platform: platform.to_owned() })
                     })
                     .collect(),
@@ -111,7 +111,8 @@ impl Known {
         let blank = status.history.is_empty();
         let held = pending.as_ref().is_some_and(|decision| decision.facts.state.is_bad());
         // A decision acts at once in every replica, not only when the leader has written it down.
-        if let Some(decision) = pending.filter(|_| if blank { held } else { facts.provider == Provider::Managed }) {
+        // Where the registry keeps the flag a release waits until the registry has taken it; what is held is held from now on.
+        if let Some(decision) = pending.filter(|_| held || (!blank && facts.provider == Provider::Managed)) {
             let since = if decision.facts.state == facts.state { facts.since } else { decision.facts.since };
             let provider = if blank { Provider::Managed } else { facts.provider };
             facts = Facts { since, manifest: facts.manifest, provider, ..decision.facts };

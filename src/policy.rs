@@ -16,6 +16,8 @@ use crate::{
     pattern::Pattern,
 };
 
+mod labels;
+
 /// A policy made ready.
 #[derive(Clone, Debug)]
 pub struct Policy {
@@ -100,6 +102,7 @@ impl TryFrom<&api::QuarantinePolicy> for Policy {
         let spec = &object.spec;
         let namespaces = match spec.matching.namespace_selector.clone() {
             Some(selector) if selector.match_labels.is_some() || selector.match_expressions.is_some() => {
+                labels::check(&selector).map_err(Unreadable::Selector)?;
                 let selector =
                     Selector::try_from(selector).map_err(|error: ParseExpressionError| Unreadable::Selector(error.to_string()))?;
                 Some(selector)

@@ -65,7 +65,7 @@ use self::{
 };
 pub use crate::keyring::{CredentialIdentity, Credentials, Holder};
 use crate::{
-    facts::{Manifest, OutageKind},
+    facts::{Child, Manifest, OutageKind},
     image::Digest,
 };
 
@@ -318,6 +318,10 @@ async fn resolve(question: &Question<'_>, url: Url, reference: TagOrDigest<'_>) 
 async fn manifest(question: &Question<'_>, repository: &str, digest: &Digest) -> Result<ManifestAnswer, Failure> {
     let (document, bytes) = document(question, repository, digest).await?;
     let Document { media_type, mut manifest, mut nested } = document;
+    if !is_sha256(digest) {
+        // The same image by the name that everybody else calls it by: what is denied by that is denied by this.
+        manifest.children.push(Child { digest: Digest::of(&bytes), platform: "any".to_owned() });
+    }
     let mut seen: HashSet<Digest> = HashSet::from([digest.clone()]);
     for _ in 0..MOST_NESTING {
         for index in std::mem::take(&mut nested) {

@@ -14,8 +14,9 @@
 //! - Too many connections are refused, not queued: a queued one holds its socket all the same, and the API server's patience runs.
 
 use std::{
+    collections::HashMap,
     fmt, io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -30,6 +31,7 @@ use hyper_util::{
     server::conn::auto::Builder,
 };
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use rustls::{
     CertificateError, RootCertStore, ServerConfig,
     client::verify_server_cert_signed_by_trust_anchor,
@@ -75,6 +77,8 @@ struct Loaded {
 pub struct Limits {
     /// Open connections, those in their handshake included; the next one is closed at once.
     pub connections: usize,
+    /// Of these, from one address.
+    pub from_one: usize,
     /// From accept to the end of the TLS handshake.
     pub handshake: Duration,
     /// From the end of a response (or the start) to the end of the next request's headers, HTTP/1.1 only. See the module's doc.
@@ -175,10 +179,11 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 2048,
+            from_one: 1024,
             handshake: Duration::from_secs(5),
             headers: Duration::from_secs(120),
             idle: Duration::from_secs(180),
-            streams: 256,
+            streams: 64,
             grace: Duration::from_secs(30),
         }
     }
@@ -213,7 +218,8 @@ impl Listener {
     pub async fn serve(self, router: Router, stop: CancellationToken) -> io::Result<()> {
         let Self { socket, certificate, limits, .. } = self;
         let handle = Handle::new();
-        let guard = Guard { permits: Arc::new(Semaphore::new(limits.connections)), idle: limits.idle };
+        let permits = Arc::new(Semaphore::new(limits.connections));
+        let guard = Guard { permits, peers: Arc::default(), from_one: limits.from_one, idle: limits.idle };
         let mut server = Server::from_listener(socket).handle(handle.clone());
         configure(server.http_builder(), &limits);
         let service = router.into_make_service();
@@ -240,7 +246,10 @@ fn server_config(certificate: Arc<CurrentCertificate>) -> io::Result<ServerConfi
 
 fn configure(builder: &mut Builder<TokioExecutor>, limits: &Limits) {
     builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.headers).max_buf_size(64 << 10);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(limits.streams).max_header_list_size(16 << 10);
+    // What a client may send before it is read: a stream a review's usual size, a connection sixteen of them.
+    let mut http2 = builder.http2();
+    http2.timer(TokioTimer::new()).max_concurrent_streams(limits.streams).max_header_list_size(16 << 10);
+    http2.initial_stream_window_size(64 << 10).initial_connection_window_size(1 << 20);
 }
 
 async fn drain(
@@ -261,7 +270,41 @@ async fn drain(
 #[derive(Clone)]
 struct Guard {
     permits: Arc<Semaphore>,
+    peers: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    from_one: usize,
     idle: Duration,
+}
+
+/// One connection of an address. It is counted until this is dropped.
+struct Peer {
+    address: IpAddr,
+    peers: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+impl Peer {
+    /// None where the address has as many as it may have.
+    fn count(address: IpAddr, peers: &Arc<Mutex<HashMap<IpAddr, usize>>>, most: usize) -> Option<Self> {
+        let mut counts = peers.lock();
+        let count = counts.entry(address).or_default();
+        // Whoever has none may have one: an entry that was made just now is not left behind.
+        if *count >= most.max(1) {
+            return None;
+        }
+        *count += 1;
+        Some(Self { address, peers: peers.clone() })
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let mut counts = self.peers.lock();
+        if let Some(count) = counts.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.address);
+            }
+        }
+    }
 }
 
 impl<S> Accept<TcpStream, S> for Guard {
@@ -280,10 +323,14 @@ impl Guard {
             tracing::debug!("too many open connections: one refused");
             io::Error::other("too many open connections")
         })?;
+        let peer = Peer::count(stream.peer_addr()?.ip(), &self.peers, self.from_one).ok_or_else(|| {
+            tracing::debug!("too many open connections from one address: one refused");
+            io::Error::other("too many open connections from one address")
+        })?;
         // An answer is one small write: Nagle's algorithm would hold it back for a delayed acknowledgement, 40 ms.
         stream.set_nodelay(true)?;
         let heard = Instant::now();
-        Ok(Guarded { stream, idle: self.idle, heard, alarm: Box::pin(tokio::time::sleep(self.idle)), _permit: permit })
+        Ok(Guarded { stream, idle: self.idle, heard, alarm: Box::pin(tokio::time::sleep(self.idle)), _permit: permit, _peer: peer })
     }
 }
 
@@ -294,6 +341,7 @@ struct Guarded {
     heard: Instant,
     alarm: Pin<Box<Sleep>>,
     _permit: OwnedSemaphorePermit,
+    _peer: Peer,
 }
 
 impl Guarded {

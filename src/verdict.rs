@@ -223,11 +223,22 @@ pub fn judge(case: &Case<'_, '_>, sight: &Sight, warnings: &mut Vec<Why>) -> Ver
         Level::Deny => released(case, sight),
         Level::Warn => match released(case, sight) {
             Verdict::Admit(basis) => Verdict::Admit(basis),
+            // A missing release only earns a warning, but a denied image must not hide behind a look-up that is slow.
+            open @ (Verdict::Unknown(_) | Verdict::Busy(_)) if case.policy.denies_digests() && !is_inside_known(sight) => open,
             Verdict::Refuse(why) => warn(warnings, why, sight),
             Verdict::Unknown(unknown) => warn(warnings, Why::Unknown(unknown), sight),
             Verdict::Busy(busy) => warn(warnings, Why::Busy(busy), sight),
         },
     }
+}
+
+/// Whether it is known what the image is and what is inside, from whenever.
+fn is_inside_known(sight: &Sight) -> bool {
+    let facts = match &sight.outcome {
+        Outcome::Found(facts) => Some(facts),
+        _ => sight.last.as_ref().map(|(facts, _)| facts),
+    };
+    sight.certain && facts.is_some_and(|facts| !facts.manifest.is_unread())
 }
 
 /// The emergency stop holds for the digest that is known, also when the registry cannot be asked just now.

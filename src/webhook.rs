@@ -14,7 +14,7 @@ use std::{ops::Deref, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    body::{Body, HttpBody as _},
+    body::Body,
     extract::{Query, State},
     http::header::CONTENT_TYPE,
     response::{IntoResponse, Response as HttpResponse},
@@ -27,7 +27,6 @@ use tokio::{
     sync::{Semaphore, SemaphorePermit},
     time::Instant,
 };
-use tower::limit::ConcurrencyLimitLayer;
 
 use crate::{
     gate::Gate,
@@ -37,12 +36,15 @@ use crate::{
 
 /// Bytes that a review may have.
 pub const MOST_BYTES: usize = 8 << 20;
-/// Reviews that are worked on at once; further ones wait their turn.
+/// Reviews that are worked on at once; further ones wait their turn. A review takes its place when its body is in: whoever sends none holds
+/// a connection and nothing else.
 const MOST_AT_ONCE: usize = 1_024;
-/// A review that is larger than this takes its size out of what all large ones may have together, for as long as it is worked on.
-const LARGE: usize = 64 << 10;
-/// What all large reviews may have together, in units of [`LARGE`]: 128 MiB.
-const LARGE_UNITS: usize = 2_048;
+/// What the bodies of all reviews may have together, in units of [`UNIT`]: 128 MiB. It is taken as they come, not as they are announced.
+const ROOM: usize = 32_768;
+/// Bytes.
+const UNIT: usize = 4 << 10;
+/// A body has to be in by then, whatever patience its sender claims: an API server sends it with the headers.
+const BODY_PATIENCE: Duration = Duration::from_secs(2);
 /// How long before the API server's patience ends an answer leaves.
 const MARGIN: Duration = Duration::from_millis(1_500);
 /// The patience of an API server that names none.
@@ -85,14 +87,14 @@ pub fn router(gate: Arc<Gate>) -> Router {
         .route("/validate/enforce", post(|state, query, body| validate(state, query, body, Scope::Enforce)))
         .route("/validate/observe", post(|state, query, body| validate(state, query, body, Scope::Observe)))
         .route("/warn", post(warn))
-        .layer(ConcurrencyLimitLayer::new(MOST_AT_ONCE))
-        .with_state(Arc::new(Door { gate, large: Semaphore::new(LARGE_UNITS) }))
+        .with_state(Arc::new(Door { gate, places: Semaphore::new(MOST_AT_ONCE), room: Semaphore::new(ROOM) }))
 }
 
-/// The gate, and the room for large bodies.
+/// The gate, and what reviews may take of the machine.
 struct Door {
     gate: Arc<Gate>,
-    large: Semaphore,
+    places: Semaphore,
+    room: Semaphore,
 }
 
 type MaybePatience = Result<Query<Patience>, axum::extract::rejection::QueryRejection>;
@@ -104,9 +106,13 @@ async fn validate(State(door): State<Arc<Door>>, patience: MaybePatience, body: 
 }
 
 async fn judge(door: &Door, body: Body, scope: Scope, deadline: Instant) -> Response {
-    let (body, _place) = match collect(body, &door.large, deadline).await {
+    let (body, _room) = match collect(body, &door.room, deadline.min(Instant::now() + BODY_PATIENCE)).await {
         Ok(collected) => collected,
         Err(response) => return *response,
+    };
+    let Ok(_place) = tokio::time::timeout_at(deadline, door.places.acquire()).await else {
+        let why = "too many reviews are being worked on: try again shortly";
+        return Response::later(review::uid_of(&body).unwrap_or_default(), why.to_owned(), 2);
     };
     match review::read(&body) {
         Err(error) => {
@@ -127,7 +133,7 @@ async fn judge(door: &Door, body: Body, scope: Scope, deadline: Instant) -> Resp
 }
 
 async fn warn(State(door): State<Arc<Door>>, body: Body) -> HttpResponse {
-    let (body, _place) = match collect(body, &door.large, Instant::now() + Duration::from_secs(1)).await {
+    let (body, _room) = match collect(body, &door.room, Instant::now() + Duration::from_secs(1)).await {
         Ok(collected) => collected,
         Err(response) => return answer(Response::allow(response.uid)),
     };
@@ -140,35 +146,30 @@ async fn warn(State(door): State<Arc<Door>>, body: Body) -> HttpResponse {
 }
 
 /// Reads a body of at most [`MOST_BYTES`] before the deadline, or makes the refusal, with the uid where that much came.
-async fn collect(body: Body, large: &Semaphore, deadline: Instant) -> Result<(Bytes, Option<SemaphorePermit<'_>>), Box<Response>> {
-    let mut bytes = Gathered::default();
-    // All at once: bodies that wait for the rest of their room could wait for each other. Who does not say how much comes is taken at the most.
-    let size = body.size_hint().upper().and_then(|size| usize::try_from(size).ok()).unwrap_or(MOST_BYTES).min(MOST_BYTES);
+async fn collect<'a>(body: Body, room: &'a Semaphore, deadline: Instant) -> Result<(Bytes, Option<SemaphorePermit<'a>>), Box<Response>> {
+    let mut taken: Option<SemaphorePermit<'a>> = None;
     let mut stream = body.into_data_stream();
-    let mut place = None;
-    if size > LARGE {
-        let units = u32::try_from(size.div_ceil(LARGE)).unwrap_or(u32::MAX);
-        match tokio::time::timeout_at(deadline, large.acquire_many(units)).await {
-            Ok(permit) => place = permit.ok(),
-            Err(_) => {
-                if let Some(Some(Ok(chunk))) = stream.next().now_or_never() {
-                    bytes.add(chunk);
-                }
-                let why = "too many large reviews are being worked on: try again shortly";
-                return Err(Box::new(Response::later(review::uid_of(&bytes).unwrap_or_default(), why.to_owned(), 2)));
-            }
-        }
-    }
+    let mut bytes = Gathered::default();
     let refuse = |bytes: &[u8], why: String| Err(Box::new(Response::refuse(review::uid_of(bytes).unwrap_or_default(), why)));
     loop {
-        match tokio::time::timeout_at(deadline, stream.next()).await {
-            Ok(None) => return Ok((bytes.whole(), place)),
-            Ok(Some(Ok(chunk))) if bytes.len() + chunk.len() <= MOST_BYTES => {
-                bytes.add(chunk);
-            }
+        let chunk = match tokio::time::timeout_at(deadline, stream.next()).await {
+            Ok(None) => return Ok((bytes.whole(), taken)),
+            Ok(Some(Ok(chunk))) if bytes.len() + chunk.len() <= MOST_BYTES => chunk,
             Ok(Some(Ok(_))) => return refuse(&bytes, format!("the AdmissionReview is larger than {} MiB", MOST_BYTES >> 20)),
             Ok(Some(Err(_))) => return refuse(&bytes, "the AdmissionReview broke off".to_owned()),
             Err(_) => return refuse(&bytes, "the AdmissionReview did not arrive in time".to_owned()),
+        };
+        bytes.add(chunk);
+        let more = bytes.len().div_ceil(UNIT) - taken.as_ref().map_or(0, SemaphorePermit::num_permits);
+        match tokio::time::timeout_at(deadline, room.acquire_many(u32::try_from(more).unwrap_or(u32::MAX))).await {
+            Ok(Ok(permit)) => match &mut taken {
+                Some(taken) => taken.merge(permit),
+                None => taken = Some(permit),
+            },
+            Ok(Err(_)) | Err(_) => {
+                let why = "too many reviews are being worked on: try again shortly";
+                return Err(Box::new(Response::later(review::uid_of(&bytes).unwrap_or_default(), why.to_owned(), 2)));
+            }
         }
     }
 }
@@ -249,15 +250,28 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_waits_in_vain_for_room_among_the_large_is_told_to_come_back() {
-        let body = format!(r#"{{"request":{{"uid":"u-1","object":"{}"}}}}"#, "x".repeat(LARGE));
+    async fn who_waits_in_vain_for_room_is_told_to_come_back() {
+        let body = format!(r#"{{"request":{{"uid":"u-1","object":"{}"}}}}"#, "x".repeat(UNIT));
         let deadline = Instant::now() + Duration::from_secs(1);
-        let (none, one) = (Semaphore::new(1), Semaphore::new(2));
-        let response = collect(Body::from(body.clone()), &none, deadline).await.unwrap_err();
+        let (one, two) = (Semaphore::new(1), Semaphore::new(2));
+        let response = collect(Body::from(body.clone()), &one, deadline).await.unwrap_err();
         let status = response.status.unwrap();
         assert_eq!((response.uid.as_str(), response.allowed, status.code), ("u-1", false, 504));
-        assert_eq!(status.message, "too many large reviews are being worked on: try again shortly");
-        let (whole, _place) = collect(Body::from(body.clone()), &one, deadline).await.unwrap();
-        assert_eq!(whole, body.into_bytes());
+        assert_eq!(status.message, "too many reviews are being worked on: try again shortly");
+        let (whole, room) = collect(Body::from(body.clone()), &two, deadline).await.unwrap();
+        assert_eq!((whole, two.available_permits()), (body.into_bytes().into(), 0));
+        drop(room);
+        assert_eq!(two.available_permits(), 2);
+    }
+
+    /// Whoever sends no body holds nothing that others need, and is answered soon.
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_is_not_waited_for() {
+        let never = Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>());
+        let room = Semaphore::new(1);
+        let begun = Instant::now();
+        let response = collect(never, &room, begun + BODY_PATIENCE).await.unwrap_err();
+        assert_eq!(response.status.unwrap().message, "the AdmissionReview did not arrive in time");
+        assert_eq!((begun.elapsed(), room.available_permits()), (BODY_PATIENCE, 1));
     }
 }

@@ -112,7 +112,8 @@ pub struct DenyRule {
     #[schemars(length(min = 1, max = 255), regex(pattern = "^[a-z0-9.:_/*\\[\\]-]+$"))]
     #[x_kube(validation = Rule::new(NAME_PATTERN).message(NAME_PATTERNS_MESSAGE))]
     pub image: Option<String>,
-    /// A digest, wherever it comes from. It matches an index and each image in it.
+    /// A digest, wherever it comes from. That of an image also stops each index that holds it; that of an index stops pods that name the index, and not its
+    /// images by their own digests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 135), regex(pattern = "^sha(256:[0-9a-f]{64}|512:[0-9a-f]{128})$"))]
     pub digest: Option<String>,

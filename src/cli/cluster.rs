@@ -8,9 +8,11 @@ use kube::{
     api::ListParams,
     client::ClientBuilder,
     config::{KubeConfigOptions, Kubeconfig},
+    core::DeserializeGuard,
 };
 use serde::de::DeserializeOwned;
 
+use super::output;
 use crate::history::clip;
 
 /// How long one call may take.
@@ -43,6 +45,24 @@ impl ClusterArguments {
         let client = ClientBuilder::try_from(config).map_err(|error| anyhow::anyhow!("no cluster to ask: {error}"))?.build();
         Ok((client, namespace))
     }
+}
+
+/// Every object of a kind but those that cannot be read, which are named: in the cluster they are not in force either.
+pub(super) async fn list_readable<K>(client: &Client) -> anyhow::Result<Vec<K>>
+where
+    K: Resource<DynamicType = (), Scope = kube::core::ClusterResourceScope> + Clone + Debug + DeserializeOwned,
+{
+    let mut readable = Vec::new();
+    for DeserializeGuard(object) in list::<DeserializeGuard<K>>(client).await? {
+        match object {
+            Ok(object) => readable.push(object),
+            Err(invalid) => {
+                let name = invalid.metadata.name.unwrap_or_default();
+                output::note(&format!("{} {name} cannot be read and counts for nothing: {}", K::kind(&()), clip(&invalid.error, 200)));
+            }
+        }
+    }
+    Ok(readable)
 }
 
 /// Every object of a kind, page by page.

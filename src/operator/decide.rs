@@ -11,7 +11,7 @@ use kube::runtime::events::{Recorder, Reporter};
 
 use super::{Term, emit};
 use crate::{
-    api::{ImageStatus, ImageStatusStatus, Provider, QuarantineProvider},
+    api::{ImageStatus, ImageStatusStatus, Provider, QuarantineProvider, State},
     history::{self, Merged},
     image::Subject,
     index::Known,
@@ -119,24 +119,31 @@ fn settled(object: &ImageStatus) -> Option<ImageStatusStatus> {
 /// A request that is carried out at the registry and read back.
 async fn at_the_registry(term: &Term, name: &str, subject: &Subject, registry: &Arc<RegistryEntry>) -> Result<(), WriteError> {
     let operator = &term.operator;
+    let access = operator.wallet.own(registry, subject.registry()).await.map_err(|error| WriteError::Api(error.to_string()))?;
+    // Another leader may have carried it out, and the registry's own processor may have judged since: what was decided on must still be so.
+    operator.lookups.look_again(subject, registry, &access, "").await?;
     let Some(object) = operator.writer.get(name).await? else { return Ok(()) };
     let Some(decision) = object.spec.quarantine.clone().filter(|_| history::decided(&object, Timestamp::now()).is_some()) else {
         return Ok(());
     };
-    let access = operator.wallet.own(registry, subject.registry()).await.map_err(|error| WriteError::Api(error.to_string()))?;
-    if let Err(failure) = operator.lookups.carry_out(subject, registry, &access, &decision).await {
+    let state = object.status.as_ref().map(|status| status.state);
+    let overtaken = decision.expects.is_some_and(|expected| state != Some(expected) && State::from(decision.state) != State::Failed);
+    if overtaken || state == Some(decision.state.into()) {
+        tracing::info!(%subject, by = decision.by, ?state, "a decision found nothing to do at the registry");
+    } else if let Err(failure) = operator.lookups.carry_out(subject, registry, &access, &decision).await {
         tracing::error!(%subject, by = decision.by, error = %failure, "the registry did not carry a decision out");
         if !matches!(failure, crate::registry::Failure::Forbidden(_) | crate::registry::Failure::NotFound) {
             return Err(WriteError::Api(failure.to_string()));
         }
+    } else {
+        operator.lookups.look_again(subject, registry, &access, "").await?;
     }
-    operator.lookups.look_again(subject, registry, &access, "").await?;
     operator
         .writer
-        .change(name, |object| {
-            let mut status = object.status.clone().unwrap_or_default();
+        .change(name, |now| {
+            let mut status = now.status.clone().unwrap_or_default();
             status.provider = Provider::AzureContainerRegistry;
-            history::settle_generation(object, &mut status).then_some(status)
+            history::settle(&mut status, object.metadata.generation).then_some(status)
         })
         .await
         .map(drop)

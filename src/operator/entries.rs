@@ -18,13 +18,15 @@ use k8s_openapi::{
 use super::Settings;
 use crate::{api::Mode, index::Rules};
 
-/// Distinct namespace selectors for which an entry of its own is made; beyond them one entry speaks for every namespace.
-const MOST_SELECTORS: usize = 8;
+/// Distinct namespace selectors for which an entry of its own is made; beyond them one entry speaks for every namespace. Selectors that
+/// ask for nothing but a value of one and the same label count as one.
+const MOST_SELECTORS: usize = 16;
 
-/// Judges updates of pods only when an image changed: labels and status of running pods never depend on us.
+/// Judges updates of pods only when an image changed: labels and status of running pods never depend on us. Containers of a pod neither come
+/// nor go nor change places, so it is enough to compare them one by one; a search for each would cost a large pod more than the API server allows.
 const IMAGES_CHANGED: &str = "request.operation != 'UPDATE' || request.?subResource.orValue('') == 'ephemeralcontainers' || \
-object.spec.containers.exists(c, !oldObject.spec.containers.exists(o, o.name == c.name && o.?image.orValue('') == c.?image.orValue(''))) || \
-object.spec.?initContainers.orValue([]).exists(c, !oldObject.spec.?initContainers.orValue([]).exists(o, o.name == c.name && o.?image.orValue('') == c.?image.orValue('')))";
+object.spec.containers.map(c, c.?image.orValue('')) != oldObject.spec.containers.map(c, c.?image.orValue('')) || \
+object.spec.?initContainers.orValue([]).map(c, c.?image.orValue('')) != oldObject.spec.?initContainers.orValue([]).map(c, c.?image.orValue(''))";
 
 /// The mirror of a static pod, made by the very node that it names.
 const NO_MIRROR: &str = "!(request.operation == 'CREATE' && 'system:nodes' in request.userInfo.groups && \
@@ -43,10 +45,20 @@ pub struct Entries {
 pub fn entries(rules: &Rules, settings: &Settings, ca_bundle: &[u8]) -> Entries {
     let selectors = |mode: fn(Mode) -> bool| -> Vec<Option<LabelSelector>> {
         let mut seen: BTreeMap<String, Option<LabelSelector>> = BTreeMap::new();
+        let mut values: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for policy in rules.policies.values().filter(|policy| mode(policy.mode)) {
             let selector = policy.selector().cloned();
+            if let Some((key, value)) = selector.as_ref().and_then(only_label) {
+                values.entry(key.to_owned()).or_default().insert(value.to_owned());
+                continue;
+            }
             let key = serde_json::to_string(&selector).unwrap_or_default();
             seen.insert(key, selector);
+        }
+        for (key, values) in values {
+            let requirement = LabelSelectorRequirement { key, operator: "In".to_owned(), values: Some(values.into_iter().collect()) };
+            let selector = Some(LabelSelector { match_labels: None, match_expressions: Some(vec![requirement]) });
+            seen.insert(serde_json::to_string(&selector).unwrap_or_default(), selector);
         }
         if seen.values().any(Option::is_none) || seen.len() > MOST_SELECTORS {
             return vec![None];
@@ -66,6 +78,13 @@ pub fn entries(rules: &Rules, settings: &Settings, ca_bundle: &[u8]) -> Entries 
         webhooks.push(templates(settings, ca_bundle));
     }
     Entries { webhooks }
+}
+
+/// The one label that a selector asks for, when it asks for nothing else.
+fn only_label(selector: &LabelSelector) -> Option<(&str, &str)> {
+    let labels = selector.match_labels.as_ref().filter(|labels| labels.len() == 1)?;
+    let (key, value) = labels.first_key_value()?;
+    selector.match_expressions.as_ref().is_none_or(Vec::is_empty).then_some((key, value))
 }
 
 fn numbered(kind: &str, at: usize) -> String {
@@ -186,9 +205,13 @@ mod tests {
     fn names(policies: &[(Mode, Option<&str>)]) -> Vec<(String, String)> {
         let mut index = Index::default();
         for (at, (mode, team)) in policies.iter().enumerate() {
-            let selector = team.map(|team| LabelSelector {
-                match_labels: Some(BTreeMap::from([("team".to_owned(), team.to_owned())])),
-                match_expressions: None,
+            let selector = team.map(|team| {
+                // `key:` asks for a label of that key, anything else for a value of `team`.
+                let labels = team.strip_suffix(':').is_none().then(|| BTreeMap::from([("team".to_owned(), team.to_owned())]));
+                let key = team
+                    .strip_suffix(':')
+                    .map(|key| vec![LabelSelectorRequirement { key: key.to_owned(), operator: "Exists".to_owned(), values: None }]);
+                LabelSelector { match_labels: labels, match_expressions: key }
             });
             let spec = QuarantinePolicySpec {
                 mode: *mode,
@@ -215,12 +238,15 @@ mod tests {
     fn only_enforced_namespaces_fail_closed() {
         assert_eq!(
             names(&[(Mode::Enforce, Some("a")), (Mode::Enforce, Some("b")), (Mode::Enforce, Some("a")), (Mode::Audit, None)]),
-            [pair("enforce", "Fail"), pair("enforce-1", "Fail"), pair("observe", "Ignore"), pair("templates", "Ignore")]
+            [pair("enforce", "Fail"), pair("observe", "Ignore"), pair("templates", "Ignore")],
+            "two values of one label are one selector"
         );
         assert_eq!(names(&[(Mode::Enforce, Some("a")), (Mode::Enforce, None)]), [pair("enforce", "Fail"), pair("templates", "Ignore")]);
-        let many: Vec<String> = (0..9).map(|n| n.to_string()).collect();
-        let many: Vec<_> = many.iter().map(|team| (Mode::Enforce, Some(team.as_str()))).collect();
-        assert_eq!(names(&many), [pair("enforce", "Fail"), pair("templates", "Ignore")], "too many selectors become one entry for all");
+        let of = |count: usize, colon: &str| -> Vec<String> { (0..count).map(|n| format!("t{n}{colon}")).collect() };
+        let count = |teams: &[String]| names(&teams.iter().map(|team| (Mode::Enforce, Some(team.as_str()))).collect::<Vec<_>>()).len();
+        assert_eq!(count(&of(100, "")), 2, "a hundred values of one label are one selector");
+        assert_eq!(count(&of(MOST_SELECTORS, ":")), MOST_SELECTORS + 1);
+        assert_eq!(count(&of(MOST_SELECTORS + 1, ":")), 2, "too many selectors become one entry for all");
     }
 
     #[test]

@@ -1,7 +1,11 @@
 //! The statuses of what people write: one server-side apply each, and only when something changed.
 
 use jiff::Timestamp;
-use kube::{Api, ResourceExt as _};
+use kube::{
+    Api, Client, ResourceExt as _,
+    api::ListParams,
+    core::{ClusterResourceScope, DeserializeGuard},
+};
 use serde_json::json;
 
 use super::Term;
@@ -35,7 +39,7 @@ pub(super) async fn write_all(term: &Term, debts: Option<&std::collections::BTre
     let why = |kind: Kind, name: &str| unreadable.get(&(kind, name.to_owned())).map(ToString::to_string);
 
     let policies = Api::<QuarantinePolicy>::all(client.clone());
-    for object in bounded(policies.list(&kube::api::ListParams::default())).await.map_err(|error| error.to_string())? {
+    for object in readable::<QuarantinePolicy>(&client).await? {
         let name = object.name_any();
         let old = object.status.clone().unwrap_or_default();
         let mut new = QuarantinePolicyStatus { observed_generation: object.metadata.generation, ..old.clone() };
@@ -49,7 +53,7 @@ pub(super) async fn write_all(term: &Term, debts: Option<&std::collections::BTre
     }
 
     let waivers = Api::<Waiver>::all(client.clone());
-    for object in bounded(waivers.list(&kube::api::ListParams::default())).await.map_err(|error| error.to_string())? {
+    for object in readable::<Waiver>(&client).await? {
         let name = object.name_any();
         let old = object.status.clone().unwrap_or_default();
         let mut new = WaiverStatus { observed_generation: object.metadata.generation, ..old.clone() };
@@ -60,8 +64,8 @@ pub(super) async fn write_all(term: &Term, debts: Option<&std::collections::BTre
         }
     }
 
-    let registries = Api::<Registry>::all(client);
-    for object in bounded(registries.list(&kube::api::ListParams::default())).await.map_err(|error| error.to_string())? {
+    let registries = Api::<Registry>::all(client.clone());
+    for object in readable::<Registry>(&client).await? {
         let name = object.name_any();
         // Where there is a readable form the passes go on, and they write the status.
         let Some(why) = why(Kind::Registry, &name).filter(|_| !rules.registries.contains_key(&name)) else { continue };
@@ -73,6 +77,17 @@ pub(super) async fn write_all(term: &Term, debts: Option<&std::collections::BTre
         }
     }
     Ok(())
+}
+
+/// Every object of a kind but those that cannot be read at all, which say so in the log and in a metric: one of them must not keep the
+/// others from their statuses.
+async fn readable<K>(client: &Client) -> Result<Vec<K>, String>
+where
+    K: kube::Resource<DynamicType = (), Scope = ClusterResourceScope> + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+{
+    let api = Api::<DeserializeGuard<K>>::all(client.clone());
+    let list = bounded(api.list(&ListParams::default())).await.map_err(|error| error.to_string())?;
+    Ok(list.into_iter().filter_map(|DeserializeGuard(object)| object.ok()).collect())
 }
 
 async fn write<K>(term: &Term, api: &Api<K>, name: &str, status: serde_json::Value) -> Result<(), String>

@@ -110,7 +110,9 @@ fn index(media_type: String, entries: Vec<Descriptor>) -> Result<Document, Strin
             // An entry without a media type is against the specification, yet a runtime may try it.
             None => children.extend(child(digest, entry.platform)),
             Some(kind) if MANIFESTS.contains(&kind) => children.extend(child(digest, entry.platform)),
-            // Of a kind that no runtime runs; the specification wants such entries passed over.
+            // Of a kind that no runtime should run; the specification wants such entries passed over. Some runtimes choose by the platform
+            // alone, so what has one counts.
+            Some(_) if entry.platform.is_some() => children.extend(child(digest, entry.platform)),
             Some(_) => {}
         }
         if children.len() + nested.len() > MOST_CHILDREN {

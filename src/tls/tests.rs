@@ -185,7 +185,12 @@ async fn a_client_that_says_nothing_after_the_handshake_is_left() {
 
 #[tokio::test]
 async fn connections_beyond_the_bound_are_refused_until_one_ends() {
-    let limits = Limits { connections: 1, ..Limits::default() };
+    for limits in [Limits { connections: 1, ..Limits::default() }, Limits { from_one: 1, ..Limits::default() }] {
+        bounded(limits).await;
+    }
+}
+
+async fn bounded(limits: Limits) {
     let pair = pair(2_000_000_000);
     let server = serve(loaded(&pair), limits, hello()).await;
     let (address, roots) = (server.address, pair.0);

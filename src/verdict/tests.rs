@@ -400,3 +400,27 @@ fn an_outage_opens_nothing_that_nobody_has_looked_into() {
     silent.last = Some((Arc::new(read), now()));
     assert_eq!(settled(&policy, &silent), Settled::Admit(Basis::LastKnownGood));
 }
+
+/// Level Warn admits what is not released; it does not admit what nobody could look at yet, where an emergency stop may be about it.
+#[test]
+fn a_denied_image_does_not_hide_behind_a_warning() {
+    let with = |deny: bool| {
+        policy(|spec| {
+            spec.require.released = Level::Warn;
+            if deny {
+                spec.deny =
+                    vec![crate::api::DenyRule { image: None, digest: Some(Digest::of(b"evil").to_string()), reason: "stop".into() }];
+            }
+        })
+    };
+    let busy = || Outcome::Busy(Busy { cause: BusyCause::Deadline, retry_after: Duration::from_secs(1) });
+    for outcome in [busy(), Outcome::Pending("slow".into()), Outcome::Unavailable(outage())] {
+        let unknown = Sight { subject: None, certain: false, ..sight(outcome.clone()) };
+        assert!(matches!(settled(&with(true), &unknown), Settled::Later(..)), "{outcome:?}");
+        assert!(matches!(settled(&with(false), &unknown), Settled::Admit(_)), "{outcome:?}");
+        let mut inside = facts(State::Quarantined);
+        inside.manifest.config = Some(Digest::of(b"config"));
+        let known = Sight { last: Some((Arc::new(inside), now())), ..sight(outcome.clone()) };
+        assert!(matches!(settled(&with(true), &known), Settled::Admit(_)), "{outcome:?}");
+    }
+}

@@ -42,7 +42,7 @@ impl Written {
         let (policies, registries, waivers) = futures::try_join!(
             cluster::list::<QuarantinePolicy>(client),
             cluster::list::<Registry>(client),
-            cluster::list::<Waiver>(client)
+            cluster::list_readable::<Waiver>(client)
         )?;
         Ok(Self { policies: named(policies), registries: named(registries), waivers: named(waivers), ..Self::default() })
     }

@@ -65,8 +65,9 @@ pub(super) async fn find(client: &Client, text: &str) -> anyhow::Result<Found> {
     if let Some(name) = name {
         let api = Api::<ImageStatus>::all(client.clone());
         let object = cluster::call(&format!("get imagestatus {name}"), api.get_opt(&name)).await?;
-        // The name is a handle; the subject is the key.
-        let same = |object: &ImageStatus| matches!(&wanted, Wanted::Name(_)) || is_of(object, &wanted);
+        // The name is a handle; the subject is the key. Where nothing was written yet another object may have what was.
+        let written = |object: &ImageStatus| object.status.as_ref().is_some_and(|status| !status.history.is_empty());
+        let same = |object: &ImageStatus| matches!(&wanted, Wanted::Name(_)) || (is_of(object, &wanted) && written(object));
         if let Some(object) = object.filter(same) {
             return Ok(Found::Object(Box::new(object)));
         }
@@ -94,7 +95,7 @@ fn pick(wanted: &Wanted, text: &str, all: Vec<ImageStatus>) -> anyhow::Result<Fo
     let mut matching: Vec<ImageStatus> = all.into_iter().filter(|object| is_of(object, wanted)).collect();
     // Where several objects speak of one subject, the strictest is the one that counts.
     matching.sort_by_key(|object| {
-        let state = object.status.as_ref().map(|status| status.state);
+        let state = object.status.as_ref().filter(|status| !status.history.is_empty()).map(|status| status.state);
         (object.spec.subject.clone(), std::cmp::Reverse(state))
     });
     matching.dedup_by(|later, earlier| later.spec.subject == earlier.spec.subject);
@@ -132,11 +133,12 @@ fn listed(objects: &[ImageStatus]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{ImageStatusSpec, ImageStatusStatus, State};
+    use crate::api::{ImageStatusSpec, ImageStatusStatus, State, Transition};
 
     fn object(name: &str, subject: &str, state: State) -> ImageStatus {
         let mut object = ImageStatus::new(name, ImageStatusSpec { subject: subject.to_owned(), quarantine: None });
-        object.status = Some(ImageStatusStatus { state, ..ImageStatusStatus::default() });
+        let transition = Transition { number: 1, at: jiff::Timestamp::UNIX_EPOCH, state, by: "b".into(), reason: "r".into() };
+        object.status = Some(ImageStatusStatus { state, history: vec![transition], ..ImageStatusStatus::default() });
         object
     }
 
@@ -168,6 +170,10 @@ mod tests {
     fn of_two_objects_for_one_image_the_strictest_counts() {
         let all = [object("a", &subject("app", 'a'), State::Released), object("z", &subject("app", 'a'), State::Failed)];
         assert_eq!(found("sha256:aaaaaaaaaaaa", &all).unwrap(), "z");
+        // One in which nothing was written yet says nothing, whatever its defaults are.
+        let mut blank = all.clone();
+        blank[1].status = Some(ImageStatusStatus { state: State::Failed, ..ImageStatusStatus::default() });
+        assert_eq!(found("sha256:aaaaaaaaaaaa", &blank).unwrap(), "a");
     }
 
     #[test]
