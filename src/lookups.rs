@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::{
-    api::QuarantineProvider,
+    api::{MAX_CHILDREN, QuarantineProvider},
     facts::{Busy, BusyCause, Facts, Manifest, Outage, Outcome},
     flights::{Bounds, Flights, Found, NotYet},
     history::{Observation, Weight},
@@ -529,7 +529,14 @@ impl Parts {
             let bad = known.facts.state.is_bad() && !seen.facts.state.is_bad() && seen.weight != Weight::Explicit;
             bad || (known.facts.provider == seen.facts.provider && seen.weight == Weight::First)
         });
-        known.map_or_else(|| Arc::new(seen.facts.clone()), |known| known.facts.clone())
+        let fresh = || {
+            let mut facts = seen.facts.clone();
+            // As much of it as would be written, so that what is remembered is bounded.
+            facts.manifest.cut |= facts.manifest.children.len() > MAX_CHILDREN;
+            facts.manifest.children.truncate(MAX_CHILDREN);
+            Arc::new(facts)
+        };
+        known.map_or_else(fresh, |known| known.facts.clone())
     }
 
     async fn ask_state(

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::{IN_QUARANTINE, Scene, pod, read, registry};
 use crate::lab::install::NAMESPACE;
+use crate::lab::registry::{Options, Registry};
 use crate::lab::wait::{MOMENT, eventually, until};
 use crate::story;
 
@@ -254,4 +255,45 @@ async fn an_empty_second_record_hides_nothing() {
     .await;
     scene.known(&image, true).await;
     scene.create(&pod("p", &image)).await.unwrap();
+}
+
+/// A hold counts by whatever name it is written, also before anybody has asked for the image, and also while its registry is down.
+#[tokio::test]
+async fn a_hold_holds_by_whatever_name_and_before_anybody_asks() {
+    let scene = Scene::bare().await;
+    let mut registry = Registry::start(scene.lab, Options::default()).await;
+    story::register(scene.lab, &registry, "Managed", |spec| spec["limits"] = json!({ "timeoutSeconds": 2 })).await;
+    scene.policy(json!({ "whenUnknown": { "registryUnavailable": "Allow" } })).await;
+    let failed = || json!({ "state": "Failed", "by": "admin", "reason": "a worm" });
+    let administrator: Api<ImageStatus> = Api::all(scene.client.clone());
+    let written = |name: &str| {
+        let (api, name) = (administrator.clone(), name.to_owned());
+        async move {
+            until(api, &name, "the hold is carried out", |object: Option<&ImageStatus>| {
+                object.and_then(|object| object.status.as_ref()).is_some_and(|status| status.state == State::Failed)
+            })
+            .await;
+        }
+    };
+
+    // On a second record of what was released.
+    let digest = registry.push("team/app", "known", &scene.namespace).await;
+    let known = registry.pinned("team/app", &digest);
+    scene.refused(&pod("p", &known)).await.says(&[IN_QUARANTINE]);
+    scene.release(&known, &digest).await;
+    let second = format!("{}-hold", scene.namespace);
+    administrator.create(&PostParams::default(), &object(&second, &known.parse().unwrap(), Some(failed()))).await.unwrap();
+    written(&second).await;
+    scene.known(&known, false).await;
+    scene.refused(&pod("p", &known)).await.says(&["found unfit since", "a worm"]);
+
+    // Before anybody has asked, and with nobody to ask.
+    let digest = registry.push("team/app", "unknown", &format!("{} too", scene.namespace)).await;
+    let unknown = registry.pinned("team/app", &digest);
+    registry.stop().await;
+    let subject: Subject = unknown.parse().unwrap();
+    administrator.create(&PostParams::default(), &object(&subject.object_name(), &subject, Some(failed()))).await.unwrap();
+    written(&subject.object_name()).await;
+    scene.known(&unknown, false).await;
+    scene.refused(&pod("p", &unknown)).await.says(&["found unfit since", "a worm"]);
 }

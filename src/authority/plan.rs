@@ -126,8 +126,8 @@ impl Contents {
         let pair = |(certificate, key)| Pair::read(bytes(certificate)?, bytes(key)?);
         Self {
             leaf: pair(key::LEAF),
-            authority: pair(key::AUTHORITY),
-            next: pair(key::NEXT),
+            authority: pair(key::AUTHORITY).filter(Pair::may_sign),
+            next: pair(key::NEXT).filter(Pair::may_sign),
             previous: bytes(key::PREVIOUS).and_then(Certificate::read),
         }
     }
@@ -165,6 +165,13 @@ impl Pair {
     pub(super) fn read(chain: &[u8], key: &[u8]) -> Option<Self> {
         tls::certified_key(chain, key).ok()?;
         Some(Self { certificate: Certificate::read(chain)?, key: key.to_vec() })
+    }
+}
+
+impl Pair {
+    /// Whether it is an authority's. What a leaf signed no API server takes, though everything here would.
+    fn may_sign(&self) -> bool {
+        x509_parser::parse_x509_certificate(&self.certificate.der).is_ok_and(|(_, certificate)| certificate.is_ca())
     }
 }
 

@@ -72,6 +72,17 @@ fn a_key_of_another_certificate_is_no_pair() {
 }
 
 #[test]
+fn a_leaf_is_no_authority() {
+    let mut data = BTreeMap::new();
+    let contents = created(*START);
+    let leaf = contents.leaf.clone();
+    Contents { authority: leaf.clone(), next: leaf, ..contents }.write(&mut data);
+    let contents = Contents::read(&data);
+    assert_eq!((&contents.authority, &contents.next), (&None, &None));
+    assert_eq!(step(&contents, &[], *START), Step::Create);
+}
+
+#[test]
 fn a_leaf_of_another_authority_is_renewed() {
     let contents = Contents { leaf: created(*START).leaf, ..created(*START) };
     assert_eq!(step(&contents, &[], *START), Step::RenewLeaf);
