@@ -40,6 +40,8 @@ pub const NAME_LIMIT: usize = 255;
 pub struct Reference {
     name: Name,
     version: Version,
+    /// The host is an address. Every policy asks.
+    address: bool,
 }
 
 /// Registry and repository in one text, which is what patterns are matched with. Cheap to clone.
@@ -125,11 +127,11 @@ impl Reference {
         if registry.len() + 1 + path.len() > NAME_LIMIT {
             return Err(ReferenceError::TooLong);
         }
-        let slash = registry.len();
+        let (slash, address) = (registry.len(), canonical::is_address(&registry));
         let mut text = registry;
         text.push('/');
         text.push_str(&path);
-        Ok(Self { name: Name { text: text.into(), slash }, version })
+        Ok(Self { name: Name { text: text.into(), slash }, version, address })
     }
 
     /// The registry: `host` or `host:port`, canonical.
@@ -174,8 +176,8 @@ impl Reference {
     }
 
     /// Whether the registry is named by an IP address, which says nothing about who runs it.
-    pub fn host_is_ip(&self) -> bool {
-        canonical::is_address(self.registry())
+    pub const fn host_is_ip(&self) -> bool {
+        self.address
     }
 }
 
@@ -192,7 +194,7 @@ impl fmt::Display for Reference {
 impl From<&Subject> for Reference {
     fn from(subject: &Subject) -> Self {
         let (name, digest) = subject.parts();
-        Self { name: name.clone(), version: Version::Digest(digest.clone()) }
+        Self { name: name.clone(), version: Version::Digest(digest.clone()), address: canonical::is_address(name.registry()) }
     }
 }
 

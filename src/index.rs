@@ -112,7 +112,14 @@ impl Known {
         let held = pending.as_ref().is_some_and(|decision| decision.facts.state.is_bad());
         // A decision acts at once in every replica, not only when the leader has written it down.
         // Where the registry keeps the flag a release waits until the registry has taken it; what is held is held from now on.
-        if let Some(decision) = pending.filter(|_| held || (!blank && facts.provider == Provider::Managed)) {
+        // Where nobody keeps one there is nothing to decide.
+        let counts = match facts.provider {
+            _ if blank => held,
+            Provider::Managed => true,
+            Provider::AzureContainerRegistry => held,
+            Provider::None => false,
+        };
+        if let Some(decision) = pending.filter(|_| counts) {
             let since = if decision.facts.state == facts.state { facts.since } else { decision.facts.since };
             let provider = if blank { Provider::Managed } else { facts.provider };
             facts = Facts { since, manifest: facts.manifest, provider, ..decision.facts };

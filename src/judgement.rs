@@ -89,7 +89,9 @@ impl<'a> Setting<'a> {
         let name = image.name();
         let anywhere = image.host_is_ip() && self.rules.registry_of(image).is_none();
         let speaks = |policy: &&&Policy| if anywhere { !policy.excludes_image(name) } else { policy.matches_image(name) };
-        self.policies.iter().filter(speaks).copied().collect()
+        let mut policies = Vec::with_capacity(self.policies.len());
+        policies.extend(self.policies.iter().filter(speaks).copied());
+        policies
     }
 
     /// One image as one of its policies meets it.
@@ -117,7 +119,9 @@ impl<'a> Setting<'a> {
                     Some(sight) => Some(Opinion::of(&self.case(policy, image), sight)),
                     None => Opinion::by_name(&self.case(policy, image), self.rules.registry_of(image).is_some()),
                 };
-                policies.iter().filter_map(opinion).collect()
+                let mut opinions = Vec::with_capacity(policies.len());
+                opinions.extend(policies.iter().filter_map(opinion));
+                opinions
             }
         };
         Considered { subject: sight.and_then(|sight| sight.subject.clone()), subjected, opinions }

@@ -47,6 +47,7 @@ pub mod flights;
 pub mod gate;
 pub mod lease;
 pub mod limiter;
+pub mod line;
 pub mod lookups;
 pub mod memory;
 pub mod metrics;

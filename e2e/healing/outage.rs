@@ -118,7 +118,7 @@ async fn without_replicas_only_new_pods_of_enforced_namespaces_wait() {
         entries
             .iter()
             .filter(|entry| entry.failure_policy.as_deref() == Some("Fail"))
-            .any(|entry| entry.namespace_selector.as_ref().is_some_and(|selector| selector.match_labels.is_none()))
+            .any(|entry| serde_json::to_string(&entry.namespace_selector).is_ok_and(|selector| !selector.contains(enforced)))
     };
     until_entries(lab, "every namespace is enforced", enforces_all).await;
     let (made, longest) = free.unharmed(begun);

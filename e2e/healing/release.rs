@@ -71,7 +71,8 @@ async fn upgrades_under_traffic_lose_no_request() {
     let excluded = |entries: &[_]| {
         let entry: &k8s_openapi::api::admissionregistration::v1::ValidatingWebhook = &entries[0];
         let rules = entry.namespace_selector.as_ref().unwrap().match_expressions.as_ref().unwrap();
-        rules[0].values.as_ref().unwrap() == &["kube-public", "kube-system", NAMESPACE]
+        let without = rules.iter().find(|rule| rule.operator == "NotIn").unwrap();
+        without.values.as_ref().unwrap() == &["kube-public", "kube-system", NAMESPACE]
     };
     until_entries(&site.world.lab, "the new exclusions are in force", excluded).await;
     for traffic in [&enforced, &free] {

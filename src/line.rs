@@ -1,0 +1,440 @@
+//! The line in front of one registry: who may send it the next request, and when nobody may.
+//!
+//! One line a registry, so that a slow or strict one slows no other. It counts requests, not questions: a question may take several (a
+//! token, a manifest, the images of an index), and what a registry limits is requests. Within a line:
+//!
+//! - what a pod waits for goes before what nobody waits for any more, and that before the leader's regular look. One turn in eight goes
+//!   the other way round: without any looks, facts go stale and every admission has to ask;
+//! - the namespaces of one class take turns, so that a namespace that asks for a thousand images delays another's one by a turn and not
+//!   by a thousand;
+//! - after a 429 nobody sends anything before the time that the registry named, and more slowly after it. The pace grows back.
+//!
+//! Whoever waits may leave at any time; its place goes to the next.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::{sync::oneshot, time::Instant};
+
+use crate::{
+    api::Limits,
+    facts::{Busy, BusyCause},
+};
+
+/// Who asks. The order is that of precedence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    /// A pod waits.
+    Admission,
+    /// Somebody wanted to know, and waits no more: debts, what a template will need.
+    Retry,
+    /// The leader's regular look.
+    Polling,
+}
+
+const CLASSES: usize = 3;
+/// Places in one line, of all classes together.
+const MOST_WAITING: usize = 8_192;
+/// Places in one line for one namespace.
+const MOST_OF_ONE: usize = 1_024;
+/// One turn in so many goes to the class that would have to wait the longest.
+const OTHER_WAY: u32 = 8;
+/// Whoever would have to wait longer because the registry asked to be left alone is told so at once.
+const LONGEST_CLOSURE: Duration = Duration::from_secs(2);
+/// After a 429 the pace is this share of what it was.
+const SLOWER: f64 = 0.7;
+/// And it is never less than this share of the limit.
+const SLOWEST: f64 = 0.05;
+/// And it grows by this share of the limit in each second without a 429.
+const FASTER: f64 = 0.05;
+/// How long nothing is sent after the first 429 that names no time; doubled by each that follows.
+const FIRST_CLOSURE: Duration = Duration::from_millis(500);
+/// And at the most.
+const LAST_CLOSURE: Duration = Duration::from_secs(30);
+
+/// The line in front of one registry. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Line(Arc<Mutex<State>>);
+
+/// The right to send one request. The place is given back when it is dropped.
+#[derive(Debug)]
+pub struct Turn {
+    line: Option<Line>,
+}
+
+#[derive(Debug)]
+struct State {
+    rate: f64,
+    concurrent: usize,
+    /// The share of the rate that the registry bears, as far as its 429s tell.
+    pace: f64,
+    tokens: f64,
+    filled: Instant,
+    under_way: usize,
+    closed_until: Option<Instant>,
+    /// 429s without a named time, one after the other.
+    refusals: u32,
+    waiting: [Queue; CLASSES],
+    turns: u32,
+    /// When the next timer goes off, if one is set.
+    alarm: Option<Instant>,
+}
+
+/// Those of one class that wait: by namespace, and the order in which namespaces take turns.
+#[derive(Debug, Default)]
+struct Queue {
+    order: VecDeque<Arc<str>>,
+    by_namespace: HashMap<Arc<str>, VecDeque<oneshot::Sender<Turn>>>,
+    count: usize,
+}
+
+impl Line {
+    /// A line with a full second's worth of requests, at most twice as many as may be under way at once.
+    #[must_use]
+    pub fn new(limits: &Limits) -> Self {
+        let concurrent = usize::try_from(limits.concurrent_requests.max(1)).unwrap_or(1);
+        let rate = f64::from(limits.requests_per_second.max(1));
+        let state = State {
+            rate,
+            concurrent,
+            pace: 1.0,
+            tokens: rate,
+            filled: Instant::now(),
+            under_way: 0,
+            closed_until: None,
+            refusals: 0,
+            waiting: <[Queue; CLASSES]>::default(),
+            turns: 0,
+            alarm: None,
+        };
+        Self(Arc::new(Mutex::new(state)))
+    }
+
+    /// Waits for a turn, for no longer than `patience`.
+    ///
+    /// # Errors
+    /// Busy, with the time after which there may be one.
+    pub async fn turn(&self, class: Class, namespace: &str, patience: Duration) -> Result<Turn, Busy> {
+        let turn = {
+            let mut state = self.0.lock();
+            let now = Instant::now();
+            if let Some(wait) = state.closed(now).filter(|wait| *wait > LONGEST_CLOSURE) {
+                return Err(Busy { cause: BusyCause::Throttled, retry_after: wait });
+            }
+            let turn = state.queue(class, namespace)?;
+            self.grant(&mut state, now);
+            turn
+        };
+        match tokio::time::timeout(patience, turn).await {
+            Ok(Ok(turn)) => Ok(turn),
+            // The line closed for longer than anybody should wait.
+            Ok(Err(_)) => {
+                let wait = self.0.lock().closed(Instant::now()).unwrap_or_default();
+                Err(Busy { cause: BusyCause::Throttled, retry_after: wait.max(Duration::from_secs(1)) })
+            }
+            Err(_) => Err(Busy { cause: BusyCause::Limit, retry_after: self.wait_for(class) }),
+        }
+    }
+
+    /// The registry answered 429, and asked to be left alone for this long if it named a time. Returns how long it will be.
+    pub fn throttled(&self, named: Option<Duration>) -> Duration {
+        let mut state = self.0.lock();
+        let now = Instant::now();
+        let already = state.closed(now).is_some();
+        if !already {
+            // Of those that were under way together only the first says something new.
+            state.pace = (state.pace * SLOWER).max(SLOWEST);
+            state.refusals = state.refusals.saturating_add(1);
+        }
+        let unnamed = || FIRST_CLOSURE.saturating_mul(1 << state.refusals.saturating_sub(1).min(8)).min(LAST_CLOSURE);
+        let wait = named.unwrap_or_else(unnamed);
+        let until = now + wait;
+        if state.closed_until.is_none_or(|held| held < until) {
+            state.closed_until = Some(until);
+        }
+        state.tokens = state.tokens.min(1.0);
+        if wait > LONGEST_CLOSURE {
+            // Each is told by the end of its channel.
+            state.waiting = <[Queue; CLASSES]>::default();
+        } else {
+            self.grant(&mut state, now);
+        }
+        wait
+    }
+
+    /// The registry answered something else than 429.
+    pub fn answered(&self) {
+        self.0.lock().refusals = 0;
+    }
+
+    /// How many requests wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.0.lock().waiting.iter().map(|class| class.count).sum()
+    }
+
+    /// About how long somebody who comes now would wait.
+    fn wait_for(&self, class: Class) -> Duration {
+        let state = self.0.lock();
+        let before: usize = state.waiting[..=class as usize].iter().map(|class| class.count).sum();
+        let seconds = f64::from(u32::try_from(before).unwrap_or(u32::MAX)) / (state.rate * state.pace);
+        Duration::from_secs_f64(seconds.clamp(1.0, 30.0))
+    }
+
+    /// Gives turns to those that may have one, and sets a timer for the next if it is only a matter of time.
+    fn grant(&self, state: &mut State, now: Instant) {
+        loop {
+            if state.waiting.iter().all(|class| class.count == 0) || state.under_way >= state.concurrent {
+                return;
+            }
+            if let Some(wait) = state.closed(now).or_else(|| state.short_of_token(now)) {
+                return self.alarm(state, now + wait);
+            }
+            let Some(waiter) = state.next() else { return };
+            state.under_way += 1;
+            if let Err(mut turn) = waiter.send(Turn { line: Some(self.clone()) }) {
+                // Whoever waited has left. The turn must not come back by itself: the state is locked.
+                turn.line = None;
+                state.under_way -= 1;
+                continue;
+            }
+            state.tokens -= 1.0;
+        }
+    }
+
+    fn alarm(&self, state: &mut State, at: Instant) {
+        if state.alarm.is_some_and(|set| set <= at) {
+            return;
+        }
+        state.alarm = Some(at);
+        let line = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep_until(at).await;
+            let mut state = line.0.lock();
+            // An earlier one may have been set since; this one then finds nothing to do, or does it a moment early.
+            if state.alarm == Some(at) {
+                state.alarm = None;
+            }
+            line.grant(&mut state, Instant::now());
+        });
+    }
+}
+
+impl State {
+    /// For how long nobody may send anything.
+    fn closed(&mut self, now: Instant) -> Option<Duration> {
+        let until = self.closed_until?;
+        if until > now {
+            return Some(until - now);
+        }
+        self.closed_until = None;
+        self.filled = now;
+        None
+    }
+
+    /// How long it is until there is a token; none where there is one.
+    fn short_of_token(&mut self, now: Instant) -> Option<Duration> {
+        let passed = (now - self.filled).as_secs_f64();
+        self.filled = now;
+        self.tokens = (self.tokens + passed * self.rate * self.pace).min(self.rate * self.pace).max(self.tokens.min(1.0));
+        self.pace = (self.pace + passed * FASTER).min(1.0);
+        if self.tokens >= 1.0 {
+            return None;
+        }
+        // A little more, so that the timer does not find it a hair's breadth short.
+        Some(Duration::from_secs_f64((1.0 - self.tokens) / (self.rate * self.pace)) + Duration::from_micros(100))
+    }
+
+    fn queue(&mut self, class: Class, namespace: &str) -> Result<oneshot::Receiver<Turn>, Busy> {
+        let all: usize = self.waiting.iter().map(|class| class.count).sum();
+        let queue = &mut self.waiting[class as usize];
+        let own = queue.by_namespace.get(namespace).map_or(0, VecDeque::len);
+        if all >= MOST_WAITING || own >= MOST_OF_ONE {
+            let cause = if own >= MOST_OF_ONE { BusyCause::Share } else { BusyCause::QueueFull };
+            return Err(Busy { cause, retry_after: Duration::from_secs(5) });
+        }
+        let (sender, receiver) = oneshot::channel();
+        if own == 0 {
+            let name: Arc<str> = namespace.into();
+            queue.order.push_back(name.clone());
+            queue.by_namespace.insert(name, VecDeque::from([sender]));
+        } else if let Some(queue) = queue.by_namespace.get_mut(namespace) {
+            queue.push_back(sender);
+        }
+        queue.count += 1;
+        Ok(receiver)
+    }
+
+    /// Who comes next; it has left the line by then.
+    fn next(&mut self) -> Option<oneshot::Sender<Turn>> {
+        self.turns = self.turns.wrapping_add(1);
+        let other_way = self.turns.is_multiple_of(OTHER_WAY);
+        let mut classes = self.waiting.iter_mut().filter(|class| class.count > 0);
+        let class = if other_way { classes.next_back() } else { classes.next() }?;
+        let namespace = class.order.pop_front()?;
+        let queue = class.by_namespace.get_mut(&namespace)?;
+        let waiter = queue.pop_front()?;
+        class.count -= 1;
+        if queue.is_empty() {
+            class.by_namespace.remove(&namespace);
+        } else {
+            class.order.push_back(namespace);
+        }
+        Some(waiter)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some(line) = self.line.take() {
+            let mut state = line.0.lock();
+            state.under_way -= 1;
+            line.grant(&mut state, Instant::now());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(600);
+
+    fn line(rate: u32, concurrent: u32) -> Line {
+        Line::new(&Limits { requests_per_second: rate, concurrent_requests: concurrent, timeout_seconds: 5 })
+    }
+
+    async fn ask(line: &Line, class: Class, namespace: &str) -> Result<Turn, Busy> {
+        line.turn(class, namespace, LONG).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_rate_holds() {
+        let line = line(10, 1_000);
+        let start = Instant::now();
+        for _ in 0..30 {
+            drop(ask(&line, Class::Admission, "a").await.unwrap());
+        }
+        let took = start.elapsed().as_secs_f64();
+        assert!((1.9..2.2).contains(&took), "10 at once, then 20 at 10 a second: {took} s");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn places_are_given_back_also_by_those_who_leave() {
+        let line = line(1_000, 2);
+        let both = (ask(&line, Class::Admission, "a").await.unwrap(), ask(&line, Class::Admission, "a").await.unwrap());
+        let busy = line.turn(Class::Admission, "a", Duration::from_millis(10)).await.unwrap_err();
+        assert_eq!(busy.cause, BusyCause::Limit);
+        let (one, two) = (line.clone(), line.clone());
+        let leaves = tokio::spawn(async move { ask(&one, Class::Admission, "a").await });
+        let stays = tokio::spawn(async move { ask(&two, Class::Admission, "a").await });
+        tokio::task::yield_now().await;
+        assert_eq!(line.waiting(), 3, "one of them has left and does not know it");
+        leaves.abort();
+        let _ = leaves.await;
+        drop(both);
+        stays.await.unwrap().unwrap();
+        assert_eq!(line.waiting(), 0);
+        assert_eq!(line.0.lock().under_way, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_greedy_namespace_delays_another_by_a_turn() {
+        let line = line(10, 1_000);
+        let order = Arc::new(Mutex::new(Vec::new()));
+        for _ in 0..10 {
+            drop(ask(&line, Class::Admission, "first").await.unwrap());
+        }
+        let mut tasks = Vec::new();
+        let mut queue = |namespace: &'static str, class: Class| {
+            let (line, order) = (line.clone(), order.clone());
+            tasks.push(tokio::spawn(async move {
+                let turn = ask(&line, class, namespace).await.unwrap();
+                order.lock().push(namespace);
+                drop(turn);
+            }));
+        };
+        (0..500).for_each(|_| queue("greedy", Class::Admission));
+        queue("modest", Class::Admission);
+        tokio::task::yield_now().await;
+        queue("poll", Class::Polling);
+        queue("retry", Class::Retry);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let first: Vec<_> = order.lock().iter().take(30).copied().collect();
+        assert!(first[..2].contains(&"modest"), "{first:?}");
+        let at = |name: &str| first.iter().position(|seen| *seen == name).unwrap();
+        assert!(at("poll") < at("retry"), "one turn in eight goes the other way round: {first:?}");
+        assert!(first[at("poll") + 1..at("retry")].iter().filter(|name| **name == "greedy").count() >= 6, "{first:?}");
+        for task in tasks {
+            task.abort();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_sent_before_the_time_that_the_registry_named() {
+        let line = line(1_000, 1_000);
+        let start = Instant::now();
+        line.throttled(Some(Duration::from_secs(1)));
+        line.throttled(Some(Duration::from_millis(10)));
+        drop(ask(&line, Class::Admission, "a").await.unwrap());
+        assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
+        line.throttled(Some(Duration::from_secs(30)));
+        let busy = ask(&line, Class::Admission, "a").await.unwrap_err();
+        assert_eq!(busy, Busy { cause: BusyCause::Throttled, retry_after: Duration::from_secs(30) }, "told at once, not kept waiting");
+        tokio::time::advance(Duration::from_secs(31)).await;
+        assert!(ask(&line, Class::Admission, "a").await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_when_it_closes_for_long_is_told() {
+        let line = line(1_000, 1);
+        let held = ask(&line, Class::Admission, "a").await.unwrap();
+        let other = line.clone();
+        let waiter = tokio::spawn(async move { ask(&other, Class::Admission, "a").await });
+        tokio::task::yield_now().await;
+        line.throttled(Some(Duration::from_secs(60)));
+        assert_eq!(waiter.await.unwrap().unwrap_err().cause, BusyCause::Throttled);
+        drop(held);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_registry_that_names_no_time_is_asked_ever_more_rarely_until_it_answers() {
+        let line = line(1_000, 10);
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            waits.push(line.throttled(None).as_millis());
+            tokio::time::advance(Duration::from_secs(60)).await;
+        }
+        assert_eq!(waits, [500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]);
+        line.answered();
+        assert_eq!(line.throttled(None).as_millis(), 500);
+    }
+
+    /// A registry that allows twenty a second and says nothing about it beforehand.
+    #[tokio::test(start_paused = true)]
+    async fn the_pace_comes_down_to_what_a_registry_bears() {
+        let line = line(200, 16);
+        let start = Instant::now();
+        let (mut bucket, mut filled, mut served) = (20.0_f64, start, 0);
+        while served < 600 {
+            let turn = ask(&line, Class::Admission, "a").await.unwrap();
+            let now = Instant::now();
+            bucket = (bucket + (now - filled).as_secs_f64() * 20.0).min(20.0);
+            filled = now;
+            if bucket >= 1.0 {
+                bucket -= 1.0;
+                served += 1;
+                line.answered();
+            } else {
+                line.throttled(Some(Duration::from_secs(1)));
+            }
+            drop(turn);
+        }
+        let took = start.elapsed().as_secs_f64();
+        assert!(took < 600.0 / 20.0 * 1.25, "{took} s for 600 requests at 20 a second");
+    }
+}
