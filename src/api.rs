@@ -13,8 +13,8 @@ mod waiver;
 pub use condition::{Conditions, condition, set_condition};
 pub use duration::ShortDuration;
 pub use image_status::{
-    Decision, DecisionState, ImageStatus, ImageStatusSpec, ImageStatusStatus, MAX_CHILDREN, MAX_HISTORY, MAX_OBJECT_BYTES, Provider, State,
-    Transition,
+    Decision, DecisionState, ImageStatus, ImageStatusSpec, ImageStatusStatus, MAX_CHILDREN, MAX_HISTORY, MAX_OBJECT_BYTES, MAX_TAGS,
+    Provider, State, TagSeen, Transition,
 };
 pub use quarantine_policy::{
     Allowance, Debt, Debts, DenyRule, Level, Match, Mode, QuarantinePolicy, QuarantinePolicySpec, QuarantinePolicyStatus, Require,

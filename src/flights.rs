@@ -4,10 +4,16 @@
 //! on, and the retry finds it done. (The obvious alternative, a coalescing cache whose fetch runs inside the first caller's future,
 //! starts again with each caller that gives up: a registry slower than every caller's patience is then never heard.)
 //!
-//! Answers, failures included, are values that are kept until a time which the flight itself names. Entries are bounded: when the
-//! table is full the landed ones go first, the oldest before the others, and a flight is never thrown out of the air.
+//! Answers, failures included, are values that are kept until a time which the flight itself names. What is in the air and what is in
+//! memory is bounded: flights in all, of one asker (a namespace) and to one destination (a registry), answers in number and in bytes.
+//! When there are too many, the stale ones go first, then those that go stale soonest; a flight is never thrown out of the air.
 
-use std::{collections::HashMap, hash::Hash, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    hash::Hash,
+    sync::Arc,
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
@@ -26,7 +32,7 @@ pub struct Found<V> {
 pub enum NotYet {
     /// Its time is up; the flight goes on.
     Deadline,
-    /// As many flights are in the air as are allowed.
+    /// As many flights are in the air as are allowed, in all or to this destination.
     Full,
     /// The asker has as many flights in the air as its share allows.
     Share,
@@ -39,23 +45,48 @@ pub enum NotYet {
 pub struct Bounds {
     /// Flights at once.
     pub flights: usize,
-    /// Flights at once that one asker (a namespace) may have started.
+    /// Flights at once to one destination.
+    pub destination: usize,
+    /// Flights at once to one destination that one asker may have started.
     pub share: usize,
-    /// Entries, landed ones included.
-    pub entries: usize,
+    /// Answers that are kept.
+    pub answers: usize,
+    /// Bytes that they take, as [`Weigh`] tells.
+    pub bytes: usize,
 }
+
+/// About how many bytes something takes in memory, with all that it owns.
+pub trait Weigh {
+    /// See there.
+    fn weight(&self) -> usize;
+}
+
+/// On whose behalf a flight starts, and where it goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Ticket<'a> {
+    /// Whose share it takes.
+    pub asker: &'a str,
+    /// Whose bound it takes.
+    pub destination: &'a str,
+}
+
+type Answer<V> = Option<(V, Instant)>;
 
 #[derive(Debug)]
 struct Slot<V> {
-    receiver: watch::Receiver<Option<(V, Instant)>>,
-    sender: Arc<watch::Sender<Option<(V, Instant)>>>,
+    receiver: watch::Receiver<Answer<V>>,
+    sender: Arc<watch::Sender<Answer<V>>>,
+    /// Counted once the answer is in.
+    bytes: usize,
 }
 
 #[derive(Debug)]
 struct Table<K, V> {
     slots: HashMap<K, Slot<V>>,
-    aloft: usize,
-    shares: HashMap<Arc<str>, usize>,
+    aloft: HashSet<K>,
+    bytes: usize,
+    destinations: HashMap<Arc<str>, usize>,
+    shares: HashMap<(Arc<str>, Arc<str>), usize>,
 }
 
 /// Flights by question.
@@ -67,13 +98,14 @@ pub struct Flights<K, V> {
 
 impl<K, V> Flights<K, V>
 where
-    K: Clone + Eq + Hash + Send + 'static,
-    V: Clone + Send + Sync + 'static,
+    K: Clone + Eq + Hash + Weigh + Send + 'static,
+    V: Clone + Weigh + Send + Sync + 'static,
 {
     /// An empty table.
     #[must_use]
     pub fn new(bounds: Bounds) -> Self {
-        Self { table: Arc::new(Mutex::new(Table { slots: HashMap::new(), aloft: 0, shares: HashMap::new() })), bounds }
+        let table = Table { slots: HashMap::new(), aloft: HashSet::new(), bytes: 0, destinations: HashMap::new(), shares: HashMap::new() };
+        Self { table: Arc::new(Mutex::new(table)), bounds }
     }
 
     /// The answer to `key`, if one is at hand and fresh.
@@ -85,15 +117,15 @@ where
         landed.as_ref().filter(|(_, until)| *until > Instant::now()).map(|(value, _)| value.clone())
     }
 
-    /// Joins the flight for `key`, or starts it on behalf of `asker`; waits until `deadline`.
+    /// Joins the flight for `key`, or starts it; waits until `deadline`.
     ///
     /// # Errors
     /// When there is no answer in time. Dropping the future leaves the flight in the air.
-    pub async fn get<F>(&self, key: K, asker: &str, deadline: Instant, fetch: impl FnOnce() -> F) -> Result<V, NotYet>
+    pub async fn get<F>(&self, key: K, ticket: Ticket<'_>, deadline: Instant, fetch: impl FnOnce() -> F) -> Result<V, NotYet>
     where
         F: Future<Output = Found<V>> + Send + 'static,
     {
-        let mut receiver = self.join(key, asker, fetch)?;
+        let mut receiver = self.join(key, ticket, fetch)?;
         match tokio::time::timeout_at(deadline, receiver.wait_for(Option::is_some)).await {
             Err(_) => Err(NotYet::Deadline),
             Ok(Err(_)) => Err(NotYet::Lost),
@@ -102,58 +134,65 @@ where
     }
 
     /// Sees to it that the flight for `key` is in the air or freshly landed, and does not wait.
-    pub fn launch<F>(&self, key: K, asker: &str, fetch: impl FnOnce() -> F)
+    pub fn launch<F>(&self, key: K, ticket: Ticket<'_>, fetch: impl FnOnce() -> F)
     where
         F: Future<Output = Found<V>> + Send + 'static,
     {
         // Nobody waits, so nobody is told why not.
-        let _ = self.join(key, asker, fetch);
+        let _ = self.join(key, ticket, fetch);
     }
 
-    fn join<F>(&self, key: K, asker: &str, fetch: impl FnOnce() -> F) -> Result<watch::Receiver<Option<(V, Instant)>>, NotYet>
+    fn join<F>(&self, key: K, ticket: Ticket<'_>, fetch: impl FnOnce() -> F) -> Result<watch::Receiver<Answer<V>>, NotYet>
     where
         F: Future<Output = Found<V>> + Send + 'static,
     {
         let mut table = self.table.lock();
-        if let Some(slot) = table.slots.get(&key)
-            && slot.receiver.borrow().as_ref().is_none_or(|(_, until)| *until > Instant::now())
-        {
-            return Ok(slot.receiver.clone());
+        if let Some(slot) = table.slots.get(&key) {
+            let stale = slot.receiver.borrow().as_ref().is_some_and(|(_, until)| *until <= Instant::now());
+            // What woke the waiters of a flight may have gone stale while it is still in the air: it is joined again.
+            if !stale {
+                return Ok(slot.receiver.clone());
+            }
+            if table.aloft.contains(&key) {
+                slot.sender.send_replace(None);
+                return Ok(slot.receiver.clone());
+            }
         }
-        if table.aloft >= self.bounds.flights {
+        let (asker, destination): (Arc<str>, Arc<str>) = (ticket.asker.into(), ticket.destination.into());
+        let to = table.destinations.get(&destination).copied().unwrap_or_default();
+        let share = (asker, destination);
+        if table.aloft.len() >= self.bounds.flights || to >= self.bounds.destination {
             return Err(NotYet::Full);
         }
-        let share = table.shares.get(asker).copied().unwrap_or_default();
-        if share >= self.bounds.share {
+        if table.shares.get(&share).copied().unwrap_or_default() >= self.bounds.share {
             return Err(NotYet::Share);
         }
-        make_room(&mut table, self.bounds.entries);
-        let asker: Arc<str> = asker.into();
+        table.remove(&key);
         let (sender, receiver) = watch::channel(None);
         let sender = Arc::new(sender);
-        table.slots.insert(key.clone(), Slot { receiver: receiver.clone(), sender: sender.clone() });
-        table.aloft += 1;
-        *table.shares.entry(asker.clone()).or_default() += 1;
+        table.slots.insert(key.clone(), Slot { receiver: receiver.clone(), sender: sender.clone(), bytes: 0 });
+        table.aloft.insert(key.clone());
+        *table.destinations.entry(share.1.clone()).or_default() += 1;
+        *table.shares.entry(share.clone()).or_default() += 1;
         let flight = fetch();
-        let landing = Landing { table: self.table.clone(), asker, key: Some(key) };
+        let landing = Landing { table: self.table.clone(), bounds: self.bounds, share, key, landed: false };
+        drop(table);
         tokio::spawn(async move {
             // Dropped also when the flight panics: the slot goes then, and with it the last sender, so that the waiters hear of it.
             let mut landing = landing;
             let found = flight.await;
-            sender.send_replace(Some((found.value, Instant::now() + found.fresh_for)));
-            landing.key = None;
+            landing.land(&sender, found);
         });
         Ok(receiver)
     }
 
-    /// Facts came by another way: wakes everybody who waits for a matching question.
+    /// Facts came by another way: wakes everybody who waits for a matching question. The flight goes on.
     pub fn land(&self, value: &V, fresh_for: Duration, matches: impl Fn(&K) -> bool) {
         let table = self.table.lock();
-        if table.aloft == 0 {
-            return;
-        }
-        for (key, slot) in &table.slots {
-            if slot.receiver.borrow().is_none() && matches(key) {
+        for key in table.aloft.iter().filter(|key| matches(key)) {
+            if let Some(slot) = table.slots.get(key)
+                && slot.receiver.borrow().is_none()
+            {
                 slot.sender.send_replace(Some((value.clone(), Instant::now() + fresh_for)));
             }
         }
@@ -161,146 +200,130 @@ where
 
     /// Forgets answers that have landed and match: what a registry said while it was ill, say.
     pub fn forget(&self, matches: impl Fn(&K, &V) -> bool) {
-        self.table.lock().slots.retain(|key, slot| !slot.receiver.borrow().as_ref().is_some_and(|(value, _)| matches(key, value)));
+        let mut table = self.table.lock();
+        let matches = |key: &K, slot: &Slot<V>| slot.receiver.borrow().as_ref().is_some_and(|(value, _)| matches(key, value));
+        let gone: Vec<K> = table.slots.iter().filter(|(key, slot)| matches(key, slot)).map(|(key, _)| key.clone()).collect();
+        for key in gone {
+            if table.aloft.contains(&key) {
+                if let Some(slot) = table.slots.get(&key) {
+                    slot.sender.send_replace(None);
+                }
+            } else {
+                table.remove(&key);
+            }
+        }
+    }
+
+    /// Forgets what is stale. Called now and then, so that what a burst left in memory goes when it is over.
+    pub fn sweep(&self) {
+        let mut table = self.table.lock();
+        let now = Instant::now();
+        table.sweep(|until| until <= now);
+        table.slots.shrink_to_fit();
     }
 
     /// Flights in the air.
     #[must_use]
     pub fn aloft(&self) -> usize {
-        self.table.lock().aloft
+        self.table.lock().aloft.len()
     }
 
-    /// Entries, landed ones included.
+    /// Answers that are kept, and the bytes that they take.
     #[must_use]
-    pub fn entries(&self) -> usize {
-        self.table.lock().slots.len()
+    pub fn kept(&self) -> (usize, usize) {
+        let table = self.table.lock();
+        (table.slots.len() - table.aloft.len(), table.bytes)
     }
 }
 
-/// Keeps the table below its bound: what is stale goes, then what goes stale soonest. An eighth at a time, so that a table at its
-/// bound is not walked for each newcomer.
-fn make_room<K: Clone + Eq + Hash, V>(table: &mut Table<K, V>, entries: usize) {
-    if table.slots.len() < entries {
-        return;
+impl<K: Clone + Eq + Hash, V> Table<K, V> {
+    fn remove(&mut self, key: &K) {
+        if let Some(slot) = self.slots.remove(key) {
+            self.bytes -= slot.bytes;
+        }
     }
-    let now = Instant::now();
-    let until = |slot: &Slot<V>| slot.receiver.borrow().as_ref().map(|(_, until)| *until);
-    table.slots.retain(|_, slot| until(slot).is_none_or(|until| until > now));
-    if table.slots.len() < entries {
-        return;
+
+    fn sweep(&mut self, goes: impl Fn(Instant) -> bool) {
+        let Self { slots, aloft, bytes, .. } = self;
+        slots.retain(|key, slot| {
+            let gone = !aloft.contains(key) && slot.receiver.borrow().as_ref().is_some_and(|(_, until)| goes(*until));
+            *bytes -= if gone { slot.bytes } else { 0 };
+            !gone
+        });
     }
-    let mut landed: Vec<(Instant, K)> = table.slots.iter().filter_map(|(key, slot)| Some((until(slot)?, key.clone()))).collect();
-    landed.sort_unstable_by_key(|(until, _)| *until);
-    for (_, key) in landed.into_iter().take((entries / 8).max(1)) {
-        table.slots.remove(&key);
+
+    /// Keeps the answers within their bounds. An eighth at a time, so that a table at its bound is not walked for each newcomer.
+    fn make_room(&mut self, bounds: Bounds) {
+        let full = |table: &Self| table.slots.len() - table.aloft.len() > bounds.answers || table.bytes > bounds.bytes;
+        if !full(self) {
+            return;
+        }
+        let now = Instant::now();
+        self.sweep(|until| until <= now);
+        while full(self) {
+            let mut ends: Vec<Instant> = self
+                .slots
+                .iter()
+                .filter(|(key, _)| !self.aloft.contains(*key))
+                .filter_map(|(_, slot)| Some(slot.receiver.borrow().as_ref()?.1))
+                .collect();
+            if ends.is_empty() {
+                return;
+            }
+            let eighth = ends.len() / 8;
+            let (_, end, _) = ends.select_nth_unstable(eighth);
+            let end = *end;
+            self.sweep(|until| until <= end);
+        }
     }
 }
 
-struct Landing<K: Eq + Hash, V> {
+struct Landing<K: Clone + Eq + Hash, V> {
     table: Arc<Mutex<Table<K, V>>>,
-    asker: Arc<str>,
-    /// The question, until it is answered.
-    key: Option<K>,
+    bounds: Bounds,
+    share: (Arc<str>, Arc<str>),
+    key: K,
+    landed: bool,
 }
 
-impl<K: Eq + Hash, V> Drop for Landing<K, V> {
+impl<K: Clone + Eq + Hash + Weigh, V: Weigh> Landing<K, V> {
+    fn land(&mut self, sender: &watch::Sender<Answer<V>>, found: Found<V>) {
+        // A slot, its entry, and the channel with its wakers.
+        const SLOT: usize = 320;
+        let bytes = SLOT + self.key.weight() + found.value.weight();
+        sender.send_replace(Some((found.value, Instant::now() + found.fresh_for)));
+        let mut table = self.table.lock();
+        if let Some(slot) = table.slots.get_mut(&self.key) {
+            slot.bytes = bytes;
+            table.bytes += bytes;
+        }
+        self.landed = true;
+        table.aloft.remove(&self.key);
+        table.make_room(self.bounds);
+    }
+}
+
+impl<K: Clone + Eq + Hash, V> Drop for Landing<K, V> {
     fn drop(&mut self) {
         let mut table = self.table.lock();
-        if let Some(key) = self.key.take() {
-            table.slots.remove(&key);
+        if !self.landed {
+            table.aloft.remove(&self.key);
+            table.remove(&self.key);
         }
-        table.aloft -= 1;
-        if let Some(share) = table.shares.get_mut(&self.asker) {
-            *share -= 1;
-            if *share == 0 {
-                table.shares.remove(&self.asker);
+        if let Some(count) = table.destinations.get_mut(&self.share.1) {
+            *count -= 1;
+            if *count == 0 {
+                table.destinations.remove(&self.share.1);
+            }
+        }
+        if let Some(count) = table.shares.get_mut(&self.share) {
+            *count -= 1;
+            if *count == 0 {
+                table.shares.remove(&self.share);
             }
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use super::*;
-
-    const BOUNDS: Bounds = Bounds { flights: 4, share: 2, entries: 8 };
-
-    async fn slow(seconds: u64, value: u32) -> Found<u32> {
-        tokio::time::sleep(Duration::from_secs(seconds)).await;
-        Found { value, fresh_for: Duration::from_secs(10) }
-    }
-
-    fn within(seconds: u64) -> Instant {
-        Instant::now() + Duration::from_secs(seconds)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_impatient_caller_does_not_end_the_flight() {
-        let flights = Flights::new(BOUNDS);
-        let count = AtomicUsize::new(0);
-        let start = || {
-            count.fetch_add(1, Ordering::Relaxed);
-            slow(5, 7)
-        };
-        assert_eq!(flights.get("k", "a", within(1), start).await, Err(NotYet::Deadline));
-        assert_eq!(flights.get("k", "a", within(10), start).await, Ok(7));
-        assert_eq!(flights.get("k", "a", within(0), start).await, Ok(7), "the answer is kept");
-        assert_eq!(count.load(Ordering::Relaxed), 1);
-        tokio::time::advance(Duration::from_secs(11)).await;
-        assert_eq!(flights.peek(&"k"), None);
-        assert_eq!(flights.get("k", "a", within(10), start).await, Ok(7));
-        assert_eq!(count.load(Ordering::Relaxed), 2, "and then asked again");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_lost_flight_is_no_answer_and_the_next_starts_afresh() {
-        let flights = Flights::<_, u32>::new(BOUNDS);
-        let boom = || async {
-            tokio::task::yield_now().await;
-            panic!("a bug in a flight")
-        };
-        assert_eq!(flights.get("k", "a", within(10), boom).await, Err(NotYet::Lost));
-        assert_eq!(flights.aloft(), 0);
-        assert_eq!(flights.get("k", "a", within(10), || slow(1, 3)).await, Ok(3));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_share_and_a_bound_hold_and_are_given_back() {
-        let flights = Flights::new(BOUNDS);
-        flights.launch("1", "greedy", || slow(5, 1));
-        flights.launch("2", "greedy", || slow(5, 2));
-        assert_eq!(flights.get("3", "greedy", within(9), || slow(1, 3)).await, Err(NotYet::Share));
-        flights.launch("4", "b", || slow(5, 4));
-        flights.launch("5", "c", || slow(5, 5));
-        assert_eq!(flights.get("6", "d", within(9), || slow(1, 6)).await, Err(NotYet::Full));
-        assert_eq!(flights.get("1", "d", within(9), || slow(1, 9)).await, Ok(1), "joining costs nothing");
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        assert_eq!(flights.aloft(), 0);
-        assert_eq!(flights.get("3", "greedy", within(9), || slow(1, 3)).await, Ok(3));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn facts_that_come_by_another_way_wake_the_waiters() {
-        let flights = Arc::new(Flights::new(BOUNDS));
-        let other = flights.clone();
-        let waiter = tokio::spawn(async move { other.get("k", "a", within(100), || slow(50, 1)).await });
-        tokio::task::yield_now().await;
-        flights.land(&2, Duration::from_secs(5), |key| *key == "other");
-        flights.land(&9, Duration::from_secs(5), |key| *key == "k");
-        let before = Instant::now();
-        assert_eq!(waiter.await.unwrap(), Ok(9));
-        assert_eq!(before.elapsed(), Duration::ZERO);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_million_questions_stay_within_the_bound() {
-        let flights = Flights::new(Bounds { flights: 4, share: 4, entries: 1_000 });
-        for key in 0..20_000_u32 {
-            let got = flights.get(key, "a", within(1), || async move { Found { value: key, fresh_for: Duration::from_secs(60) } }).await;
-            assert_eq!(got, Ok(key));
-            assert!(flights.entries() <= 1_000);
-        }
-    }
-}
+mod tests;

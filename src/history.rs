@@ -15,7 +15,10 @@
 use jiff::Timestamp;
 
 use crate::{
-    api::{self, Conditions, ImageStatus, ImageStatusStatus, MAX_CHILDREN, MAX_HISTORY, MAX_OBJECT_BYTES, Provider, State, Transition},
+    api::{
+        self, Conditions, ImageStatus, ImageStatusStatus, MAX_CHILDREN, MAX_HISTORY, MAX_OBJECT_BYTES, MAX_TAGS, Provider, State, TagSeen,
+        Transition,
+    },
     facts::{Facts, Manifest},
 };
 
@@ -147,6 +150,22 @@ pub fn settle(status: &mut ImageStatusStatus, generation: Option<i64>) -> bool {
     changed
 }
 
+/// The status once a tag was seen to stand for this image. None where that is no news: somebody has written the same, or a later time.
+#[must_use]
+pub fn tagged(object: &ImageStatus, tag: &str, now: Timestamp) -> Option<ImageStatusStatus> {
+    let mut status = object.status.clone()?;
+    if status.tags.iter().any(|held| held.tag == tag && held.at >= now) || tag.is_empty() {
+        return None;
+    }
+    status.tags.retain(|held| held.tag != tag);
+    status.tags.push(TagSeen { tag: tag.to_owned(), at: now });
+    status.tags.sort_by_key(|held| held.at);
+    let more = status.tags.len().saturating_sub(MAX_TAGS);
+    status.tags.drain(..more);
+    fit(object, &mut status);
+    Some(status)
+}
+
 /// How many transitions wait for their audit line.
 #[must_use]
 pub fn waiting(status: &ImageStatusStatus) -> usize {
@@ -178,6 +197,9 @@ fn fit(object: &ImageStatus, status: &mut ImageStatusStatus) {
         out
     };
     while status.history.len() > MAX_HISTORY && forget(status) {}
+    while size(status) > budget && status.tags.len() > 1 {
+        status.tags.remove(0);
+    }
     while size(status) > budget && forget(status) {}
     while size(status) > budget && !status.details.is_empty() {
         let shorter = status.details.chars().count() / 2;

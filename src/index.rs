@@ -46,6 +46,12 @@ impl Rules {
         self.by_host.get(host)?.iter().find(|entry| entry.covers(repository))
     }
 
+    /// Whether some Registry names this host.
+    #[must_use]
+    pub fn names_host(&self, host: &str) -> bool {
+        self.by_host.contains_key(host)
+    }
+
     fn rehost(&mut self) {
         self.by_host.clear();
         for entry in self.registries.values() {
@@ -77,6 +83,8 @@ pub struct Known {
     pub held: bool,
     /// The namespace in which it was first asked for, as its label says.
     pub first_seen_in: Option<Arc<str>>,
+    /// The tags that were last seen to stand for it, as references, and when.
+    pub tags: Box<[(Reference, Timestamp)]>,
 }
 
 impl Known {
@@ -85,6 +93,8 @@ impl Known {
     pub fn read(object: &ImageStatus, now: Timestamp) -> Option<(Subject, Self)> {
         let subject: Subject = object.spec.subject.parse().ok()?;
         let status = object.status.clone().unwrap_or_default();
+        let tagged = |seen: &api::TagSeen| Some((subject.tagged(&seen.tag)?, seen.at));
+        let tags = status.tags.iter().filter_map(tagged).collect();
         let pending = crate::history::decided(object, now);
         let mut facts = Facts {
             state: status.state,
@@ -135,6 +145,7 @@ impl Known {
             blank,
             held,
             first_seen_in: object.metadata.labels.as_ref().and_then(|labels| labels.get(FIRST_SEEN_IN)).map(|name| name.as_str().into()),
+            tags,
         };
         Some((subject, known))
     }
@@ -161,6 +172,8 @@ pub struct Index {
     subjects: HashMap<String, Subject>,
     first_seen_in: HashMap<Arc<str>, usize>,
     namespaces: HashMap<String, Arc<BTreeMap<String, String>>>,
+    /// What tags were last seen to stand for.
+    tags: HashMap<Reference, Vec<(Timestamp, Subject)>>,
     /// Bad findings that could not be written, newer than what is: nothing good that is written may hide them.
     unwritten: HashMap<Subject, Arc<Facts>>,
 }
@@ -271,6 +284,9 @@ impl Index {
         if let Some(namespace) = &known.first_seen_in {
             *self.first_seen_in.entry(namespace.clone()).or_default() += 1;
         }
+        for (reference, at) in &known.tags {
+            self.tags.entry(reference.clone()).or_default().push((*at, subject.clone()));
+        }
         self.subjects.insert(name, subject.clone());
         self.images.entry(subject).or_default().push(Arc::new(known));
         true
@@ -289,6 +305,16 @@ impl Index {
             }
         }
         if let Some(all) = self.images.get_mut(&subject) {
+            for known in all.iter().filter(|known| known.name == name) {
+                for (reference, at) in &known.tags {
+                    if let Some(held) = self.tags.get_mut(reference) {
+                        held.retain(|(seen, of)| (seen, of) != (at, &subject));
+                        if held.is_empty() {
+                            self.tags.remove(reference);
+                        }
+                    }
+                }
+            }
             all.retain(|known| known.name != name);
             if all.is_empty() {
                 self.images.remove(&subject);
@@ -325,6 +351,12 @@ impl Index {
             drop(oldest.and_then(|oldest| self.unwritten.remove(&oldest)));
         }
         self.unwritten.insert(subject.clone(), facts.clone());
+    }
+
+    /// What a tag was last seen to stand for, and when.
+    #[must_use]
+    pub fn tagged(&self, image: &Reference) -> Option<(Subject, Timestamp)> {
+        self.tags.get(image)?.iter().max().map(|(at, subject)| (subject.clone(), *at))
     }
 
     /// The names of all objects that speak of a subject.

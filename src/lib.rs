@@ -46,7 +46,6 @@ pub mod credentials;
 pub mod flights;
 pub mod gate;
 pub mod lease;
-pub mod limiter;
 pub mod line;
 pub mod lookups;
 pub mod memory;

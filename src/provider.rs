@@ -23,7 +23,7 @@ use crate::{
 /// One question to whoever keeps the flag.
 #[derive(Clone, Copy, Debug)]
 pub struct Question<'a> {
-    /// Who asks the registry.
+    /// Who asks the registry: a client for this one look-up, so that all its requests have one time together.
     pub client: &'a RegistryClient,
     /// Where.
     pub endpoint: &'a Endpoint,

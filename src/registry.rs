@@ -33,6 +33,7 @@ mod endpoint;
 mod failure;
 mod identity;
 mod manifest;
+mod pass;
 mod proxy;
 mod question;
 mod realm;
@@ -41,12 +42,11 @@ pub(crate) mod slots;
 mod token;
 mod transport;
 
-use std::{collections::HashSet, fmt};
+use std::{collections::HashSet, fmt, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header::CONTENT_TYPE};
 use jiff::Timestamp;
-use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 use url::Url;
@@ -55,17 +55,18 @@ pub use self::{
     address::{AddressRange, RangeError},
     endpoint::{Authorities, Endpoint, EndpointError, UNLISTED_TIMEOUT},
     failure::Failure,
+    pass::Pass,
     proxy::Proxies,
 };
 use self::{
     manifest::{ACCEPT, Document, MOST_CHILDREN},
     question::{Ask, Question},
     token::{MOST_TOKENS, Tokens},
-    transport::{Transport, outage},
+    transport::Transport,
 };
 pub use crate::keyring::{CredentialIdentity, Credentials, Holder};
 use crate::{
-    facts::{Child, Manifest, OutageKind},
+    facts::{Child, Manifest},
     image::Digest,
 };
 
@@ -147,25 +148,43 @@ pub enum BuildError {
     Resolver(String),
 }
 
-/// Asks registries. One for the process: it holds the connections and the tokens.
+/// Asks registries. One for the process: it holds the connections and the tokens. Clones share them.
 ///
-/// Each method is one question with one total deadline, [`Endpoint::timeout`], around everything: names, connections, tokens, redirects, bodies. It knows no limit of
-/// requests at once; that is the caller's.
+/// Each method is one question with one total deadline around everything (names, connections, tokens, redirects, bodies): [`Endpoint::timeout`], or, for a client
+/// [within](Self::within) a [`Pass`], what all questions of one look-up may take together. Such a client also waits for its turn before each request.
+#[derive(Clone)]
 pub struct RegistryClient {
+    shared: Arc<Shared>,
+    pass: Option<Arc<Pass>>,
+}
+
+struct Shared {
     transport: Transport,
     tokens: Tokens,
 }
 
 impl fmt::Debug for RegistryClient {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("RegistryClient").field("transport", &self.transport).field("tokens", &self.tokens.len()).finish()
+        formatter
+            .debug_struct("RegistryClient")
+            .field("transport", &self.shared.transport)
+            .field("tokens", &self.shared.tokens.len())
+            .field("pass", &self.pass)
+            .finish()
     }
 }
 
 impl RegistryClient {
     /// Call it after the crypto provider is installed. Reads `/etc/resolv.conf`, `/etc/hosts` and the system's certificate authorities.
     pub fn new(options: ClientOptions) -> Result<Self, BuildError> {
-        Ok(Self { transport: Transport::new(options)?, tokens: Tokens::new(MOST_TOKENS) })
+        let shared = Shared { transport: Transport::new(options)?, tokens: Tokens::new(MOST_TOKENS) };
+        Ok(Self { shared: Arc::new(shared), pass: None })
+    }
+
+    /// The same client for one look-up.
+    #[must_use]
+    pub fn within(&self, pass: Pass) -> Self {
+        Self { shared: self.shared.clone(), pass: Some(Arc::new(pass)) }
     }
 
     /// The digest of the manifest or index that a tag names now, or that a digest is there.
@@ -235,7 +254,6 @@ impl RegistryClient {
         })
     }
 
-    /// The one place with a deadline: around all that a question does.
     async fn ask<'a, T>(
         &'a self,
         endpoint: &'a Endpoint,
@@ -243,15 +261,15 @@ impl RegistryClient {
         scopes: &'a [String],
         work: impl AsyncFnOnce(Question<'_>) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let waiting_for = Mutex::new(endpoint.host.clone());
-        let question =
-            Question { transport: &self.transport, tokens: &self.tokens, endpoint, credentials, scopes, waiting_for: &waiting_for };
-        match tokio::time::timeout(endpoint.timeout, work(question)).await {
-            Ok(end) => end,
-            Err(_) => {
-                Err(outage(OutageKind::TimedOut, &format!("no answer from {} within {}s", waiting_for.lock(), endpoint.timeout.as_secs())))
+        let own;
+        let pass = match &self.pass {
+            Some(pass) => pass.as_ref(),
+            None => {
+                own = Pass::free(endpoint.timeout);
+                &own
             }
-        }
+        };
+        work(Question { transport: &self.shared.transport, tokens: &self.shared.tokens, endpoint, credentials, scopes, pass }).await
     }
 }
 

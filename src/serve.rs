@@ -212,6 +212,7 @@ fn spawn_watches(
 /// Gauges that are read and not counted.
 async fn gauges(metrics: Metrics, lookups: Arc<Lookups>, certificate: Arc<CurrentCertificate>, stop: CancellationToken) {
     loop {
+        lookups.sweep();
         metrics.flights.set(i64::try_from(lookups.aloft()).unwrap_or(i64::MAX));
         if let Some(end) = certificate.not_after() {
             metrics.certificate_expiry.set(end.duration_since(jiff::Timestamp::now()).as_secs());

@@ -11,6 +11,8 @@ use super::Conditions;
 pub const MAX_HISTORY: usize = 20;
 /// Images of an index that an ImageStatus lists at the most.
 pub const MAX_CHILDREN: usize = 16;
+/// Tags that an ImageStatus remembers at the most.
+pub const MAX_TAGS: usize = 8;
 /// Bytes of JSON that one ImageStatus may have, `managedFields` included.
 pub const MAX_OBJECT_BYTES: usize = 4096;
 
@@ -186,6 +188,12 @@ pub struct ImageStatusStatus {
     /// The index has more image manifests than are listed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub more_children: bool,
+    /// The tags that were last seen to stand for this image, the latest last; at most 8. While the registry is out a tag counts as the image that lists it
+    /// with the latest time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    #[schemars(length(max = 8))]
+    pub tags: Vec<TagSeen>,
     /// The last transitions, oldest first, numbered without gaps.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
@@ -202,6 +210,18 @@ pub struct ImageStatusStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Conditions,
+}
+
+/// A tag that stood for an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TagSeen {
+    /// The tag.
+    #[schemars(length(min = 1, max = 128))]
+    pub tag: String,
+    /// When the registry last said so. Later answers that say the same are written after half a day.
+    #[schemars(with = "k8s_openapi::apimachinery::pkg::apis::meta::v1::Time")]
+    pub at: Timestamp,
 }
 
 /// One change of state.

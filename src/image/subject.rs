@@ -56,6 +56,12 @@ impl Subject {
         &self.digest
     }
 
+    /// The image by a tag instead. None where that is no tag.
+    #[must_use]
+    pub fn tagged(&self, tag: &str) -> Option<Reference> {
+        Reference::parse(&format!("{}:{tag}", self.name.text)).ok().filter(|reference| reference.tag() == Some(tag))
+    }
+
     /// The name of this subject's object in Kubernetes: 16 hex digits of the SHA-256 of its text, a hyphen, and the end of the
     /// repository for people to read. At most 63 bytes of a-z, 0-9 and hyphens, alphanumeric at both ends.
     pub fn object_name(&self) -> String {

@@ -34,7 +34,7 @@ use self::attributes::{Attributes, clip};
 use super::{Keeper, Question, Seen, confirm};
 use crate::{
     api::{Decision, DecisionState, Provider, State},
-    facts::{Block, Child, Facts, Manifest, Outage, OutageKind},
+    facts::{Block, Child, Facts, Manifest},
     history::{Observation, Weight},
     image::Digest,
     registry::{Answer, Failure, Request},
@@ -53,17 +53,7 @@ pub struct AzureContainerRegistry;
 
 impl Keeper for AzureContainerRegistry {
     fn observe<'a>(&'a self, question: Question<'a>) -> BoxFuture<'a, Result<Seen, Failure>> {
-        Box::pin(async move {
-            // One question, though it is several requests: whoever waits was promised an end within the registry's time.
-            let patience = question.endpoint.timeout;
-            match tokio::time::timeout(patience, observe(&question)).await {
-                Ok(end) => end.map(Seen::State),
-                Err(_) => Err(Failure::Outage(Outage {
-                    kind: OutageKind::TimedOut,
-                    message: format!("no whole answer from {} within {}s", question.endpoint.host, patience.as_secs()),
-                })),
-            }
-        })
+        Box::pin(async move { observe(&question).await.map(Seen::State) })
     }
 
     fn carry_out<'a>(&'a self, question: Question<'a>, decision: &'a Decision) -> BoxFuture<'a, Result<(), Failure>> {

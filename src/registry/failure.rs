@@ -7,7 +7,7 @@ use jiff::{Timestamp, fmt::rfc2822};
 use serde::Deserialize;
 use thiserror::Error;
 
-use crate::facts::{Block, Outage, OutageKind};
+use crate::facts::{Block, Busy, Outage, OutageKind};
 
 /// Text from outside is cut to this many characters.
 const MOST_CHARACTERS: usize = 256;
@@ -43,6 +43,9 @@ pub enum Failure {
         /// What its `Retry-After` says, at most ten minutes.
         retry_after: Option<Duration>,
     },
+    /// It was not asked: our own limits.
+    #[error("it was not asked yet, for want of a turn")]
+    Held(Busy),
     /// A typed outage, of the registry or of its token server.
     #[error("{}", .0.message)]
     Outage(Outage),
@@ -170,7 +173,7 @@ impl Told {
 }
 
 /// `Retry-After` in seconds or as a date (RFC 9110, 10.2.3), at most ten minutes; none when it cannot be read or is missing.
-fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if value.bytes().all(|byte| byte.is_ascii_digit()) && !value.is_empty() {
         // More digits than fit are a long time.

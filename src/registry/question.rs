@@ -8,14 +8,13 @@ use http::{
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION},
 };
 use jiff::Timestamp;
-use parking_lot::Mutex;
 use url::Url;
 
 use super::{
-    Answer, Credentials, Endpoint, Failure, Holder,
+    Answer, Credentials, Endpoint, Failure, Holder, Pass,
     address::Rules,
     challenge::{Challenge, challenge},
-    failure::tidy,
+    failure::{retry_after, tidy},
     realm,
     slots::Slot,
     token::{self, TokenKey, Tokens},
@@ -43,8 +42,8 @@ pub(super) struct Question<'a> {
     pub(super) endpoint: &'a Endpoint,
     pub(super) credentials: &'a Credentials,
     pub(super) scopes: &'a [String],
-    /// Who is being waited for, for the sentence when the time is up.
-    pub(super) waiting_for: &'a Mutex<String>,
+    /// What it may take of the registry.
+    pub(super) pass: &'a Pass,
 }
 
 impl Question<'_> {
@@ -139,10 +138,17 @@ impl Question<'_> {
     }
 
     async fn send(&self, method: Method, url: &Url, headers: HeaderMap, body: Option<Bytes>, rules: Rules) -> Result<Answer, Failure> {
-        *self.waiting_for.lock() = peer(url);
         // The Registry's authorities vouch for its own hosts only.
         let authorities = self.endpoint.authorities.as_ref().filter(|_| self.is_near(url));
-        self.transport.send(Hop { method, url, headers, body, rules, authorities }).await
+        let _turn = self.pass.turn().await?;
+        let answer = self.pass.within(&peer(url), self.transport.send(Hop { method, url, headers, body, rules, authorities })).await?;
+        if answer.status == StatusCode::TOO_MANY_REQUESTS {
+            // The line is told at once: others stand in it.
+            let named = retry_after(&answer.headers, Timestamp::now());
+            return Err(Failure::Throttled { retry_after: self.pass.throttled(named) });
+        }
+        self.pass.answered();
+        Ok(answer)
     }
 
     /// What to show, from the token server or the credentials themselves. One asks for a key at a time; whoever waited finds it done.

@@ -7,7 +7,7 @@ use lazaretto::{
     facts::{Outage, OutageKind},
     history::Weight,
     provider::{Keeper, Question, acr::AzureContainerRegistry},
-    registry::{Credentials, Endpoint, Failure},
+    registry::{Credentials, Endpoint, Failure, Pass},
 };
 
 use super::{REPOSITORY, client, facts, image, now, observe, state, subject};
@@ -172,6 +172,7 @@ async fn one_look_is_one_question_however_many_requests_it_takes() {
     let late = Fault::Late(Duration::from_millis(700));
     for (area, fault) in [(Area::Attributes, Fault::Silent), (Area::Manifests, Fault::Stalled), (Area::Everything, late)] {
         acr.break_down(area, fault);
+        let client = client.within(Pass::free(endpoint.timeout));
         let question =
             Question { client: &client, endpoint: &endpoint, credentials: &credentials, subject: &subject, adopted: true, now: now() };
         let Err(Failure::Outage(outage)) = AzureContainerRegistry.observe(question).await else { panic!("an outage") };

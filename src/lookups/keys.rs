@@ -1,0 +1,112 @@
+//! What flights are told apart by.
+
+use std::sync::Arc;
+
+use crate::{
+    facts::{Facts, Manifest, Outcome},
+    flights::Weigh,
+    image::{Digest, Reference, Subject},
+    registry::CredentialIdentity,
+};
+
+use super::Access;
+
+/// The digest of a tag, for whoever shows this.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct ResolveKey {
+    pub(super) image: Reference,
+    pub(super) access: CredentialIdentity,
+}
+
+/// The facts about a digest, for whoever shows this.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct JudgeKey {
+    pub(super) subject: Subject,
+    pub(super) access: CredentialIdentity,
+    /// Whether what is found is written down: a dry run must not be answered for by one that writes, nor the other way round.
+    pub(super) record: bool,
+}
+
+/// Whether a registry is well.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum ProbeKey {
+    /// Whether it answers anything, by where it is spoken to.
+    Alive(Arc<str>),
+    /// Whether it refuses these for everything.
+    Refuses(Arc<str>, CredentialIdentity),
+}
+
+/// Whose a tag's last digest is: the Registry's own credentials are one, whatever they hold now, so that a Secret that changes or
+/// goes does not make a known bad tag an unknown one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct TagKey {
+    image: Reference,
+    stranger: Option<CredentialIdentity>,
+}
+
+impl TagKey {
+    pub(super) fn new(image: &Reference, access: Option<&Access>) -> Self {
+        Self { image: image.clone(), stranger: access.filter(|access| !access.own).map(|access| access.identity) }
+    }
+}
+
+/// An `Arc<str>` beside its own bytes.
+const COUNTS: usize = 16;
+
+fn image(reference: &Reference) -> usize {
+    COUNTS + reference.name().len() + reference.tag().map_or(0, |tag| COUNTS + tag.len()) + reference.digest().map_or(0, Weigh::weight)
+}
+
+fn manifest(manifest: &Manifest) -> usize {
+    let children = manifest.children.iter().map(|child| 48 + child.digest.weight() + child.platform.len());
+    manifest.config.as_ref().map_or(0, Weigh::weight) + children.sum::<usize>()
+}
+
+impl Weigh for Digest {
+    fn weight(&self) -> usize {
+        COUNTS + self.algorithm().len() + 1 + self.hex().len()
+    }
+}
+
+impl Weigh for ResolveKey {
+    fn weight(&self) -> usize {
+        image(&self.image)
+    }
+}
+
+impl Weigh for JudgeKey {
+    fn weight(&self) -> usize {
+        COUNTS + self.subject.registry().len() + self.subject.repository().len() + self.subject.digest().weight()
+    }
+}
+
+impl Weigh for ProbeKey {
+    fn weight(&self) -> usize {
+        let (Self::Alive(base) | Self::Refuses(base, _)) = self;
+        base.len()
+    }
+}
+
+impl Weigh for bool {
+    fn weight(&self) -> usize {
+        1
+    }
+}
+
+impl Weigh for Arc<Facts> {
+    fn weight(&self) -> usize {
+        size_of::<Facts>() + self.by.len() + self.reason.len() + self.details.len() + manifest(&self.manifest)
+    }
+}
+
+impl<T: Weigh> Weigh for Outcome<T> {
+    fn weight(&self) -> usize {
+        match self {
+            Self::Found(value) => value.weight(),
+            Self::Blocked(block) => block.code.len() + block.message.len(),
+            Self::Pending(text) | Self::Unauthorized(text) | Self::Misbehaved(text) => text.len(),
+            Self::Unavailable(outage) => outage.message.len(),
+            Self::Absent | Self::Hidden | Self::Refused | Self::Busy(_) => 0,
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! What one look-up may take of a registry: turns in its line, and time.
+
+use std::{fmt, time::Duration};
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::{Failure, transport::outage};
+use crate::{
+    facts::OutageKind,
+    line::{Class, Line, Turn},
+};
+
+/// How long one request may wait for its turn. A look-up belongs to nobody who waits, so it may stand in line for longer than any of them.
+const LONGEST_WAIT: Duration = Duration::from_secs(120);
+
+/// What one look-up may take, all its requests together.
+///
+/// The clock runs only while something is under way at the registry: to wait in our own line says nothing about a registry, and must not look
+/// as if it were slow.
+pub struct Pass {
+    line: Option<(Line, Class, Box<str>)>,
+    /// What it may take in all.
+    whole: Duration,
+    clock: Mutex<Clock>,
+    /// Called once, when half of the time is over and there is no answer.
+    slow: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+#[derive(Debug)]
+struct Clock {
+    /// Requests under way.
+    sending: usize,
+    /// Since when there has been one.
+    since: Instant,
+    spent: Duration,
+}
+
+/// The clock runs while this lives.
+struct Running<'a>(&'a Pass);
+
+impl fmt::Debug for Pass {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Pass").field("whole", &self.whole).field("clock", &self.clock).finish_non_exhaustive()
+    }
+}
+
+impl Pass {
+    /// Turns in a line, on behalf of a namespace, and this much time. `slow` is called once, when half of it is over.
+    pub fn new(line: Line, class: Class, namespace: &str, whole: Duration, slow: impl FnOnce() + Send + 'static) -> Self {
+        Self { line: Some((line, class, namespace.into())), slow: Mutex::new(Some(Box::new(slow))), ..Self::free(whole) }
+    }
+
+    /// Time, and no line: for what must not wait behind others, such as the question whether the registry is alive.
+    #[must_use]
+    pub fn free(whole: Duration) -> Self {
+        let clock = Clock { sending: 0, since: Instant::now(), spent: Duration::ZERO };
+        Self { line: None, whole, clock: Mutex::new(clock), slow: Mutex::default() }
+    }
+
+    /// Waits for a turn.
+    pub(super) async fn turn(&self) -> Result<Option<Turn>, Failure> {
+        match &self.line {
+            None => Ok(None),
+            Some((line, class, namespace)) => line.turn(*class, namespace, LONGEST_WAIT).await.map(Some).map_err(Failure::Held),
+        }
+    }
+
+    /// Tells the line that the registry bears it.
+    pub(super) fn answered(&self) {
+        if let Some((line, ..)) = &self.line {
+            line.answered();
+        }
+    }
+
+    /// Tells the line that the registry asks for fewer requests, and for none for a while if it names one. Returns for how long there will be none.
+    pub(super) fn throttled(&self, named: Option<Duration>) -> Option<Duration> {
+        self.line.as_ref().map(|(line, ..)| line.throttled(named)).or(named)
+    }
+
+    /// Lets one request take what time is left.
+    pub(super) async fn within<T>(&self, peer: &str, request: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        let running = self.start();
+        let mut request = std::pin::pin!(request);
+        let until_slow = self.left().saturating_sub(self.whole / 2);
+        let end = match tokio::time::timeout(until_slow, &mut request).await {
+            Ok(end) => Ok(end),
+            Err(_) => {
+                let slow = self.slow.lock().take();
+                if let Some(slow) = slow {
+                    slow();
+                }
+                tokio::time::timeout(self.left(), &mut request).await
+            }
+        };
+        drop(running);
+        end.unwrap_or_else(|_| Err(outage(OutageKind::TimedOut, &format!("no answer from {peer} within {}s", self.whole.as_secs()))))
+    }
+
+    fn start(&self) -> Running<'_> {
+        let mut clock = self.clock.lock();
+        if clock.sending == 0 {
+            clock.since = Instant::now();
+        }
+        clock.sending += 1;
+        Running(self)
+    }
+
+    fn left(&self) -> Duration {
+        let clock = self.clock.lock();
+        let running = if clock.sending > 0 { clock.since.elapsed() } else { Duration::ZERO };
+        self.whole.saturating_sub(clock.spent + running)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let mut clock = self.0.clock.lock();
+        clock.sending -= 1;
+        if clock.sending == 0 {
+            let ran = clock.since.elapsed();
+            clock.spent += ran;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use super::*;
+    use crate::api::Limits;
+
+    async fn takes(millis: u64) -> Result<u32, Failure> {
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        Ok(7)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_is_for_all_requests_together_and_not_for_the_line() {
+        let told = Arc::new(AtomicUsize::new(0));
+        let line = Line::new(&Limits { requests_per_second: 1, concurrent_requests: 1, timeout_seconds: 5 });
+        let count = told.clone();
+        let pass = Pass::new(line, Class::Admission, "team", Duration::from_secs(2), move || {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        let begun = Instant::now();
+        for _ in 0..4 {
+            let _turn = pass.turn().await.unwrap();
+            assert_eq!(pass.within("r", takes(240)).await, Ok(7));
+        }
+        assert!(begun.elapsed() >= Duration::from_secs(3), "three waits of a second that do not count: {:?}", begun.elapsed());
+        assert_eq!(told.load(Ordering::Relaxed), 0);
+        assert_eq!(pass.within("r", takes(900)).await, Ok(7));
+        assert_eq!(told.load(Ordering::Relaxed), 1, "half of it was over");
+        let Err(Failure::Outage(late)) = pass.within("r", takes(900)).await else { panic!("more than there was") };
+        assert_eq!((late.kind, late.message.as_str()), (OutageKind::TimedOut, "no answer from r within 2s"));
+        assert_eq!(told.load(Ordering::Relaxed), 1, "told once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_at_once_take_their_time_once() {
+        let pass = Pass::free(Duration::from_secs(1));
+        let (one, two, three) = tokio::join!(pass.within("r", takes(800)), pass.within("r", takes(700)), pass.within("r", takes(600)));
+        assert_eq!([one, two, three], [Ok(7), Ok(7), Ok(7)]);
+        assert!(pass.left() >= Duration::from_millis(199), "{:?}", pass.left());
+        // One that is given up stops the clock as well.
+        drop(tokio::time::timeout(Duration::from_millis(50), pass.within("r", takes(600))).await);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(pass.within("r", takes(100)).await, Ok(7));
+    }
+}
