@@ -17,11 +17,12 @@ pub use image_status::{
     Provider, State, TagSeen, Transition,
 };
 pub use quarantine_policy::{
-    Allowance, Debt, Debts, DenyRule, Level, Match, Mode, QuarantinePolicy, QuarantinePolicySpec, QuarantinePolicyStatus, Require,
-    WhenUnknown,
+    Allowance, Debt, Debts, DenyRule, Level, MAX_POLICY_DEBTS, Match, Mode, QuarantinePolicy, QuarantinePolicySpec, QuarantinePolicyStatus,
+    Require, Revocation, WhenUnknown,
 };
 pub use registry::{
-    Adoption, Exception, Limits, Processor, QuarantineProvider, QuarantineSpec, Registry, RegistrySpec, RegistryStatus, SecretName,
+    Adoption, Exception, Limits, MAX_OWED_IMAGES, OwedImage, Processor, QuarantineProvider, QuarantineSpec, Registry, RegistryDebts,
+    RegistrySpec, RegistryStatus, SecretName,
 };
 pub use waiver::{Requirement, Waiver, WaiverSpec, WaiverStatus};
 

@@ -3,6 +3,7 @@
 
 use crate::{
     api::{Mode, Transition},
+    debts::Told,
     image::Subject,
     judgement::Line,
 };
@@ -63,6 +64,32 @@ pub fn transition(subject: &Subject, previous: Option<&Transition>, transition: 
         reason = transition.reason,
         "transition"
     );
+}
+
+/// What became of running containers. At least once: what is refused and runs is told again after a change of leader.
+pub fn debt(told: &Told) {
+    let owner = told.owner.as_ref().map_or_else(String::new, |owner| format!("{}/{}", owner.kind, owner.name));
+    tracing::info!(
+        target: TARGET,
+        event = "debt",
+        change = told.change.as_str(),
+        namespace = &*told.namespace,
+        owner,
+        pod = &*told.pod,
+        container = &*told.container,
+        containers = told.containers,
+        registry = told.subject.registry(),
+        repository = told.subject.repository(),
+        digest = %told.subject.digest(),
+        policies = told.policies.join(","),
+        reason = told.why,
+        "debt"
+    );
+}
+
+/// So many changes of running containers came at once that these have no line of their own; the metric counts them.
+pub fn more_debts(containers: u64) {
+    tracing::info!(target: TARGET, event = "debt", change = "More", containers, "debt");
 }
 
 fn mode(mode: Mode) -> &'static str {

@@ -6,6 +6,7 @@
 mod check;
 mod cluster;
 mod crds;
+mod debts;
 mod image;
 mod input;
 mod output;
@@ -67,6 +68,8 @@ enum Command {
     Image(image::ImageArguments),
     /// Shows what is in quarantine; holds, releases or fails an image
     Quarantine(quarantine::QuarantineArguments),
+    /// Lists running containers whose images were not judged
+    Debts(debts::DebtsArguments),
     /// Prints a completion script for a shell
     Completion {
         /// The shell
@@ -97,6 +100,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Check(arguments) => check::run(*arguments).await,
         Command::Image(arguments) => image::run(&arguments),
         Command::Quarantine(arguments) => quarantine::run(arguments).await,
+        Command::Debts(arguments) => debts::run(arguments).await,
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "lazaretto", &mut script);

@@ -118,6 +118,21 @@ pub fn kept(object: &ImageStatus) -> Option<State> {
     decided.or_else(kept)
 }
 
+/// Since when an image is bad, where it was good before: by its history, and by what comes after that.
+#[must_use]
+pub fn fell(history: &[Transition], last: Option<(State, Timestamp)>) -> Option<Timestamp> {
+    let written = history.iter().rev().map(|transition| (transition.state, transition.at));
+    let mut since = None;
+    for (state, at) in last.into_iter().chain(written) {
+        match state {
+            State::Quarantined | State::Failed => since = Some(at),
+            State::Released | State::Unmanaged => return since,
+            State::Pending => return None,
+        }
+    }
+    None
+}
+
 /// An observation of an image that is not new: its state is the one that was kept, and only what else it says is news.
 fn as_it_was_kept(object: &ImageStatus, old: &ImageStatusStatus, seen: &Facts) -> Facts {
     let mut facts = seen.clone();

@@ -81,6 +81,8 @@ pub struct Known {
     pub blank: bool,
     /// A person holds or fails it, and that is yet to be written into its status. It counts at once, whoever made the object and by whatever name.
     pub held: bool,
+    /// Since when it is bad, where it was good before.
+    pub fell: Option<Timestamp>,
     /// The namespace in which it was first asked for, as its label says.
     pub first_seen_in: Option<Arc<str>>,
     /// The tags that were last seen to stand for it, as references, and when.
@@ -134,6 +136,9 @@ impl Known {
             let provider = if blank { Provider::Managed } else { facts.provider };
             facts = Facts { since, manifest: facts.manifest, provider, ..decision.facts };
         }
+        // A decision that is not written yet comes after the last transition that is.
+        let last = (facts.state.is_bad() && !status.state.is_bad()).then_some((facts.state, facts.since));
+        let fell = crate::history::fell(&status.history, last);
         let waiting = status.history.iter().filter(|transition| transition.number > status.emitted_through).count();
         let known = Self {
             name: object.metadata.name.clone().unwrap_or_default(),
@@ -144,6 +149,7 @@ impl Known {
             unused_since: status.unused_since,
             blank,
             held,
+            fell,
             first_seen_in: object.metadata.labels.as_ref().and_then(|labels| labels.get(FIRST_SEEN_IN)).map(|name| name.as_str().into()),
             tags,
         };

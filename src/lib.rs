@@ -25,6 +25,7 @@
 
 // ring 1: pure
 pub mod api;
+pub mod debts;
 pub mod facts;
 pub mod history;
 pub mod image;
@@ -35,6 +36,7 @@ pub mod pattern;
 pub mod pod;
 pub mod policy;
 pub mod review;
+pub mod running;
 pub mod sentence;
 pub mod verdict;
 

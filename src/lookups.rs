@@ -227,9 +227,9 @@ impl Lookups {
         self.parts.judges.get(key.clone(), ticket(registry, asker.namespace), asker.deadline, flight).await.unwrap_or_else(busy)
     }
 
-    /// What is owed: a judgement that nobody waits for any more. Says whether there is one now.
-    pub async fn make_up(&self, subject: &Subject, registry: Option<&Arc<RegistryEntry>>, asker: &Asker<'_>) -> bool {
-        matches!(self.judge(subject, registry, asker, Class::Retry).await, Outcome::Found(_))
+    /// What is owed: a judgement that nobody waits for any more.
+    pub async fn make_up(&self, subject: &Subject, registry: Option<&Arc<RegistryEntry>>, asker: &Asker<'_>) -> Outcome<Arc<Facts>> {
+        self.judge(subject, registry, asker, Class::Retry).await
     }
 
     fn launch_judge(&self, subject: &Subject, registry: Option<&Arc<RegistryEntry>>, access: &Access, asker: &Asker<'_>) {

@@ -8,6 +8,7 @@ use prometheus_client::{
 
 use crate::{
     api::{Mode, State},
+    debts::Change,
     facts::OutcomeKind,
     judgement::Answered,
     verdict::Basis,
@@ -23,7 +24,7 @@ macro_rules! label_by_debug {
         }
     )*};
 }
-label_by_debug!(Mode, State, OutcomeKind, Answered, Basis);
+label_by_debug!(Mode, State, OutcomeKind, Answered, Basis, Change);
 
 /// An opinion of a policy.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -79,6 +80,13 @@ pub struct QuestionLabels {
 pub struct StateLabels {
     /// The state.
     pub state: State,
+}
+
+/// A change of what running containers owe.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ChangeLabels {
+    /// What happened.
+    pub change: Change,
 }
 
 /// A kind of written thing.
@@ -147,6 +155,10 @@ pub struct Metrics {
     pub oldest_fact: Gauge,
     /// Running containers that owe a judgement.
     pub debts: Gauge,
+    /// Containers by what became of their debts.
+    pub debt_changes: Family<ChangeLabels, Counter>,
+    /// For how long the container runs that has owed for longest.
+    pub oldest_debt: Gauge,
     /// Running containers whose image a policy refuses.
     pub running_refused: Gauge,
     /// Seconds until the serving certificate ends.
@@ -177,6 +189,8 @@ impl Metrics {
             images: Family::default(),
             oldest_fact: Gauge::default(),
             debts: Gauge::default(),
+            debt_changes: Family::default(),
+            oldest_debt: Gauge::default(),
             running_refused: Gauge::default(),
             certificate_expiry: Gauge::default(),
             leading: Gauge::default(),
@@ -195,6 +209,17 @@ impl Metrics {
         registry.register_with_unit("oldest_fact", "Age of the oldest look at an image in use", Unit::Seconds, metrics.oldest_fact.clone());
         registry.register("debts", "Running containers whose image their policy has not judged (leader only)", metrics.debts.clone());
         registry.register(
+            "debt_changes",
+            "Containers that began to owe, and how that ended, and whose image was revoked (leader only)",
+            metrics.debt_changes.clone(),
+        );
+        registry.register_with_unit(
+            "oldest_debt",
+            "Age of the container that has owed for longest (leader only)",
+            Unit::Seconds,
+            metrics.oldest_debt.clone(),
+        );
+        registry.register(
             "running_refused",
             "Running containers whose image a policy refuses (leader only)",
             metrics.running_refused.clone(),
@@ -210,6 +235,9 @@ impl Metrics {
         // So that an alert finds a zero and not nothing.
         for state in [State::Released, State::Unmanaged, State::Pending, State::Quarantined, State::Failed] {
             metrics.images.get_or_create(&StateLabels { state }).set(0);
+        }
+        for change in [Change::Owing, Change::Settled, Change::Breached, Change::Revoked, Change::Lapsed] {
+            metrics.debt_changes.get_or_create(&ChangeLabels { change }).inc_by(0);
         }
         (metrics, registry)
     }

@@ -22,7 +22,6 @@ use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 pub use entries::{Entries, entries};
-pub use inventory::{Inventory, Running, RunningPod};
 
 use crate::{
     admin::{Condition, Readiness},

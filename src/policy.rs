@@ -36,6 +36,8 @@ pub struct Policy {
     pub require: api::Require,
     /// What it does when nobody knows.
     pub when_unknown: api::WhenUnknown,
+    /// What it does about pods whose image is no longer good.
+    pub when_revoked: api::Revocation,
 }
 
 #[derive(Clone, Debug)]
@@ -135,6 +137,7 @@ impl TryFrom<&api::QuarantinePolicy> for Policy {
             deny,
             require: spec.require.clone(),
             when_unknown: spec.when_unknown.clone(),
+            when_revoked: spec.when_revoked,
         })
     }
 }

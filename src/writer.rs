@@ -277,12 +277,18 @@ impl Writer {
 pub const FIELD_MANAGER: &str = "lazaretto";
 
 /// Applies the status of a resource that people write: server-side, with the field manager `lazaretto`.
-pub async fn apply_status<K>(api: &Api<K>, name: &str, status: serde_json::Value, metrics: &Metrics) -> Result<(), WriteError>
+pub async fn apply_status<K>(
+    api: &Api<K>,
+    name: &str,
+    status: serde_json::Value,
+    manager: &str,
+    metrics: &Metrics,
+) -> Result<(), WriteError>
 where
     K: kube::Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
 {
     let body = serde_json::json!({ "apiVersion": K::api_version(&()), "kind": K::kind(&()), "status": status });
-    let patched = bounded(api.patch_status(name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&body))).await;
+    let patched = bounded(api.patch_status(name, &PatchParams::apply(manager).force(), &Patch::Apply(&body))).await;
     match patched {
         Ok(_) => {
             metrics.wrote(Written::Status, WriteEnd::Done);

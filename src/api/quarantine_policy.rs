@@ -5,6 +5,9 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// Debts that a policy's status lists at the most.
+pub const MAX_POLICY_DEBTS: usize = 20;
+
 use super::{Conditions, NAME_PATTERN, NAME_PATTERNS, NAME_PATTERNS_MESSAGE, ShortDuration};
 
 /// What a policy does with its verdict.
@@ -39,6 +42,16 @@ pub enum Allowance {
     Deny,
     /// Admit.
     Allow,
+}
+
+/// What is done when an image falls back into quarantine while pods run it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Revocation {
+    /// Tell it: an Event on the workloads whose pods run the image.
+    #[default]
+    Report,
+    /// Leave it at the audit line and the metric.
+    Ignore,
 }
 
 /// What images must be like to start in the namespaces that it matches. Where several policies match, each must admit.
@@ -78,6 +91,10 @@ pub struct QuarantinePolicySpec {
     /// What happens when Lazaretto cannot know. It never concerns an image that is known to be bad, nor a registry that has no Registry object.
     #[serde(default)]
     pub when_unknown: WhenUnknown,
+    /// What happens when an image falls back into quarantine, or fails, while pods run it. Report (the default): an Event on their workloads; Ignore: none.
+    /// The pods run on in either case; new ones are refused.
+    #[serde(default)]
+    pub when_revoked: Revocation,
 }
 
 /// Which pods and images a policy speaks of.

@@ -194,6 +194,41 @@ pub struct RegistryStatus {
     /// What was adopted when Lazaretto began to keep the flag.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adoption: Option<Adoption>,
+    /// Running containers whose images were not judged: admitted while the registry could not be asked, or while nobody asked. Judged first when it can
+    /// be asked again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub debts: Option<RegistryDebts>,
+}
+
+/// Images that a Registry's status lists as owing at the most.
+pub const MAX_OWED_IMAGES: usize = 50;
+
+/// Running containers whose images, of this registry, their policies have not judged.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RegistryDebts {
+    /// How many containers there are.
+    #[serde(default)]
+    pub total: u32,
+    /// Their images, at most 50.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    #[schemars(length(max = 50))]
+    pub images: Vec<OwedImage>,
+    /// When this changed last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>")]
+    pub as_of: Option<Timestamp>,
+}
+
+/// An image that runs and was not judged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OwedImage {
+    /// The image, as the node reports it.
+    pub subject: String,
+    /// How many containers run it.
+    pub containers: u32,
 }
 
 /// An image that a pass could not look at.

@@ -19,7 +19,7 @@ use kube::{Api, Client, Resource, ResourceExt as _, api::ListParams};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::Instant;
 
-use super::{Term, inventory};
+use super::Term;
 use crate::{
     api::{Adoption, ImageStatus, Provider, State},
     facts::{Facts, Manifest, Outcome},
@@ -28,6 +28,7 @@ use crate::{
     lookups::{Access, Asker},
     pod,
     policy::RegistryEntry,
+    running,
     writer::bounded,
 };
 
@@ -78,7 +79,7 @@ where
             let json = serde_json::to_string(object).map_err(|error| error.to_string())?;
             if let Ok(Some(template)) = pod::template(kind, &json) {
                 let namespace = object.namespace().unwrap_or_default();
-                let since = inventory::named_since(object.meta());
+                let since = running::named_since(object.meta());
                 let named = template.images();
                 all.extend(named.map(|named| Template { image: named.image.to_owned(), namespace: namespace.clone(), since }));
             }
@@ -103,21 +104,21 @@ async fn find(term: &Term, registry: &RegistryEntry, instant: Timestamp) -> Resu
     let rules = term.operator.index.read().rules();
     let ours = |image: &Reference| rules.registry_of(image).is_some_and(|entry| entry.name == registry.name);
     let older = |since: Option<Timestamp>| since.is_some_and(|since| since <= instant);
-    for pod in term.inventory.snapshot().into_iter().filter(|pod| older(pod.since)) {
-        for running in &pod.containers {
-            let Some((image, subject)) = inventory::running_subject(running) else { continue };
-            if !ours(&image) {
-                continue;
+    term.inventory.each(|namespace, pod| {
+        if !older(pod.since) {
+            return;
+        }
+        for image in pod.containers.iter().map(|container| &container.image) {
+            let Some(named) = image.named.as_ref().filter(|named| ours(named)) else { continue };
+            if let Some(subject) = &image.subject {
+                found.running.insert(subject.clone(), namespace.to_string());
             }
-            if let Some(subject) = subject {
-                found.running.insert(subject, pod.namespace.to_string());
-            }
-            found.named.insert(image, pod.namespace.to_string());
+            found.named.insert(named.clone(), namespace.to_string());
         }
         for image in pod.volumes.iter().filter_map(|reference| Reference::parse(reference).ok()).filter(ours) {
-            found.named.insert(image, pod.namespace.to_string());
+            found.named.insert(image, namespace.to_string());
         }
-    }
+    });
     for template in templates(&term.operator.client).await?.into_iter().filter(|template| older(template.since)) {
         if let Ok(image) = Reference::parse(&template.image)
             && ours(&image)

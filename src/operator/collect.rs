@@ -5,7 +5,7 @@ use std::{collections::HashSet, time::Duration};
 
 use jiff::Timestamp;
 
-use super::{Term, adopt, inventory};
+use super::{Term, adopt};
 use crate::{
     api::Provider,
     image::{Digest, Reference},
@@ -78,19 +78,17 @@ async fn once(term: &Term) -> Result<(), String> {
 async fn used(term: &Term) -> Result<HashSet<Digest>, String> {
     let mut used = HashSet::new();
     let mut add = |text: &str| used.extend(Reference::parse(text).ok().and_then(|image| image.digest().cloned()));
-    for pod in term.inventory.snapshot() {
-        for running in &pod.containers {
-            add(&running.image);
-        }
-        for reference in &pod.volumes {
-            add(reference);
-        }
-    }
     for named in adopt::templates(&term.operator.client).await? {
         add(&named.image);
     }
-    for pod in term.inventory.snapshot() {
-        used.extend(pod.containers.iter().filter_map(|running| inventory::running_digest(&running.image_id)));
-    }
+    term.inventory.each(|_, pod| {
+        for image in pod.containers.iter().map(|container| &container.image) {
+            used.extend(image.named.as_ref().and_then(|named| named.digest().cloned()));
+            used.extend(image.digest.clone());
+        }
+        for reference in &pod.volumes {
+            used.extend(Reference::parse(reference).ok().and_then(|image| image.digest().cloned()));
+        }
+    });
     Ok(used)
 }

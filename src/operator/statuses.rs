@@ -1,5 +1,7 @@
 //! The statuses of what people write: one server-side apply each, and only when something changed.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use jiff::Timestamp;
 use kube::{
     Api, Client, ResourceExt as _,
@@ -10,26 +12,56 @@ use serde_json::json;
 
 use super::Term;
 use crate::{
-    api::{self, Conditions, Debts, QuarantinePolicy, QuarantinePolicyStatus, Registry, RegistryStatus, Waiver, WaiverStatus},
+    api::{
+        self, Conditions, Debts, QuarantinePolicy, QuarantinePolicyStatus, Registry, RegistryDebts, RegistryStatus, Waiver, WaiverStatus,
+    },
     index::Kind,
-    writer::{apply_status, bounded},
+    writer::{FIELD_MANAGER, apply_status, bounded},
 };
 
 /// What becomes of an object that cannot be read.
 pub(super) const STAYS: &str = "Its last readable form, if there was one, stays in force";
 
-/// Writes a Registry's status.
+/// Whose the debts on a Registry object are: the passes write the rest of its status, at other times.
+const DEBTS_MANAGER: &str = "lazaretto-debts";
+
+/// Writes a Registry's status, but for the debts.
 pub(super) async fn write_registry(term: &Term, api: &Api<Registry>, name: &str, status: &RegistryStatus) -> Result<(), String> {
-    if !term.may_write() {
-        return Err("no longer leading".to_owned());
+    // Debts are another manager's: whoever applies what is written there would own it, and keep it.
+    let status = RegistryStatus { debts: None, ..status.clone() };
+    write(term, api, name, json!(status)).await
+}
+
+/// Writes what changed of the debts on the Registry objects; `written` is what stands there.
+pub(super) async fn write_debts(
+    term: &Term,
+    debts: &BTreeMap<String, RegistryDebts>,
+    written: &mut BTreeMap<String, RegistryDebts>,
+) -> Result<(), String> {
+    let api = Api::<Registry>::all(term.operator.client.clone());
+    let mut names: Vec<String> = debts.keys().chain(written.keys()).cloned().collect();
+    names.dedup();
+    for name in names {
+        let mut new = debts.get(&name).cloned().unwrap_or_default();
+        let old = written.get(&name);
+        new.as_of = old.and_then(|old| old.as_of);
+        if old.map_or(new.total == 0, |old| *old == new) {
+            continue;
+        }
+        new.as_of = Some(Timestamp::now());
+        if !term.may_write() {
+            return Err("no longer leading".to_owned());
+        }
+        let applied = apply_status(&api, &name, json!({ "debts": new }), DEBTS_MANAGER, &term.operator.metrics).await;
+        applied.map_err(|error| error.to_string())?;
+        written.insert(name, new);
     }
-    let status = serde_json::to_value(status).map_err(|error| error.to_string())?;
-    apply_status(api, name, status, &term.operator.metrics).await.map_err(|error| error.to_string())
+    Ok(())
 }
 
 /// Brings the statuses of policies and waivers, and the `Ready` condition of registries that cannot be read, up to date.
-/// `debts` by policy; `None` while they are not known, which leaves what is written.
-pub(super) async fn write_all(term: &Term, debts: Option<&std::collections::BTreeMap<String, Debts>>) -> Result<(), String> {
+/// `debts` by policy.
+pub(super) async fn write_all(term: &Term, debts: &BTreeMap<Arc<str>, Debts>) -> Result<(), String> {
     let client = term.operator.client.clone();
     let (unreadable, rules) = {
         let index = term.operator.index.read();
@@ -44,9 +76,7 @@ pub(super) async fn write_all(term: &Term, debts: Option<&std::collections::BTre
         let old = object.status.clone().unwrap_or_default();
         let mut new = QuarantinePolicyStatus { observed_generation: object.metadata.generation, ..old.clone() };
         ready(&mut new.conditions, "Ready", why(Kind::Policy, &name).as_deref(), object.metadata.generation, now);
-        if let Some(debts) = debts {
-            new.debts = debts.get(&name).cloned().unwrap_or_default();
-        }
+        new.debts = debts.get(name.as_str()).cloned().unwrap_or_default();
         if new != old {
             write(term, &policies, &name, json!(new)).await?;
         }
@@ -73,7 +103,7 @@ pub(super) async fn write_all(term: &Term, debts: Option<&std::collections::BTre
         let mut new = RegistryStatus { observed_generation: object.metadata.generation, ..old.clone() };
         ready(&mut new.conditions, "Ready", Some(&why), object.metadata.generation, now);
         if new != old {
-            write(term, &registries, &name, json!(new)).await?;
+            write_registry(term, &registries, &name, &new).await?;
         }
     }
     Ok(())
@@ -97,7 +127,7 @@ where
     if !term.may_write() {
         return Err("no longer leading".to_owned());
     }
-    apply_status(api, name, status, &term.operator.metrics).await.map_err(|error| error.to_string())
+    apply_status(api, name, status, FIELD_MANAGER, &term.operator.metrics).await.map_err(|error| error.to_string())
 }
 
 fn ready(conditions: &mut Conditions, type_: &str, why_not: Option<&str>, generation: Option<i64>, now: Timestamp) {

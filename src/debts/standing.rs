@@ -1,0 +1,107 @@
+//! What the policies of a namespace make of an image that runs there.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::{Finding, exact};
+use crate::{
+    api::Revocation,
+    facts::Outcome,
+    index::Rules,
+    judgement::Setting,
+    running::Image,
+    sentence,
+    verdict::{Opinion, Settled, Sight, Source, Why},
+};
+
+/// What the policies of a namespace make of an image that runs there.
+#[derive(Clone, Debug)]
+pub(super) struct Standing {
+    /// Policies that have not judged it.
+    pub(super) owing: Arc<[Arc<str>]>,
+    /// Policies that refuse it.
+    pub(super) refused: Arc<[Arc<str>]>,
+    /// Why the first of them does.
+    pub(super) why: String,
+    /// Since when it is bad, where it was good before and that is all that is wrong with it.
+    pub(super) fell: Option<Timestamp>,
+    /// None of the policies that refuse it wants that to be told to the owners of pods.
+    pub(super) quiet: bool,
+    /// Some policy has judged it.
+    pub(super) judged: bool,
+    /// It rests on a look-up of which nothing is written.
+    pub(super) asked: bool,
+    /// The Registry that speaks of it.
+    pub(super) registry: Option<String>,
+}
+
+impl Standing {
+    /// None where its name cannot be read: nobody can be asked about it, and admission refuses it.
+    pub(super) fn of(
+        setting: &Setting<'_>,
+        rules: &Rules,
+        namespace: &str,
+        service_account: &str,
+        image: &Image,
+        found: Option<Finding>,
+    ) -> Option<Self> {
+        let (named, subject) = image.named.as_ref().zip(image.subject.as_ref())?;
+        let registry = rules.registry_of(named);
+        let policies = setting.policies_for(&Ok(named.clone()));
+        let running = exact(subject);
+        let (fell_at, asked) = match &found {
+            Some(Finding::Known(known)) => (known.fell, false),
+            Some(Finding::Ended(_)) => (None, true),
+            None => (None, false),
+        };
+        let sight = found.map(|found| Sight {
+            subject: Some(subject.clone()),
+            certain: true,
+            outcome: match found {
+                Finding::Known(known) => Outcome::Found(known.facts.clone()),
+                Finding::Ended(outcome) => outcome,
+            },
+            last: None,
+            source: Source::Known,
+            listed: registry.is_some(),
+            processor: registry.is_some_and(|registry| registry.is_processor(namespace, service_account)),
+        });
+        let (mut owing, mut refused) = (Vec::new(), Vec::new());
+        let mut first: Option<Why> = None;
+        let (mut fell, mut quiet, mut judged) = (true, true, false);
+        for policy in policies {
+            let case = setting.case(policy, &running);
+            let opinion = match &sight {
+                Some(sight) => Some(Opinion::of(&case, sight)),
+                None => Opinion::by_name(&case, registry.is_some()),
+            };
+            match opinion.map(|opinion| opinion.settled) {
+                Some(Settled::Admit(_)) => judged = true,
+                Some(Settled::Refuse(why)) => {
+                    judged = true;
+                    refused.push(Arc::from(policy.name.as_str()));
+                    fell &= matches!(why, Why::Held(_));
+                    quiet &= policy.when_revoked == Revocation::Ignore;
+                    first.get_or_insert(why);
+                }
+                Some(Settled::Later(..)) | None => owing.push(Arc::from(policy.name.as_str())),
+            }
+        }
+        Some(Self {
+            owing: owing.into(),
+            fell: fell_at.filter(|_| fell && !refused.is_empty()),
+            refused: refused.into(),
+            why: first.as_ref().map_or_else(String::new, sentence::short),
+            quiet,
+            judged,
+            asked,
+            registry: registry.map(|registry| registry.name.clone()),
+        })
+    }
+
+    /// Nothing is wrong and nothing is owed.
+    pub(super) fn is_clear(&self) -> bool {
+        self.owing.is_empty() && self.refused.is_empty()
+    }
+}
