@@ -8,6 +8,7 @@
 
 mod bypass;
 mod chart;
+mod debts;
 mod kept_elsewhere;
 #[allow(dead_code, reason = "a laboratory has tools for the experiments to come")]
 mod lab;
