@@ -186,12 +186,17 @@ fn spawn_watches(
     };
     let conditions = ["policies", "registries", "waivers", "namespaces", "images"].map(|name| readiness.condition(name));
     let [policies, registries, waivers, namespaces, images_ready] = conditions.clone();
-    let rules = Rules { index: index.clone(), changed: rules_changed };
     let config = watches::config;
-    spawn("watch-policies", watches::run::<QuarantinePolicy>(client.clone(), config(), rules.clone(), policies).boxed());
-    spawn("watch-registries", watches::run::<Registry>(client.clone(), config(), rules.clone(), registries).boxed());
-    spawn("watch-waivers", watches::run::<Waiver>(client.clone(), config(), rules, waivers).boxed());
-    let labels = Namespaces(index.clone());
+    spawn(
+        "watch-policies",
+        watches::run::<QuarantinePolicy>(client.clone(), config(), Rules::new(index.clone(), rules_changed.clone()), policies).boxed(),
+    );
+    spawn(
+        "watch-registries",
+        watches::run::<Registry>(client.clone(), config(), Rules::new(index.clone(), rules_changed.clone()), registries).boxed(),
+    );
+    spawn("watch-waivers", watches::run::<Waiver>(client.clone(), config(), Rules::new(index.clone(), rules_changed), waivers).boxed());
+    let labels = Namespaces::new(index.clone());
     spawn("watch-namespaces", watches::run::<PartialObjectMeta<Namespace>>(client.clone(), config(), labels, namespaces).boxed());
     let (woken, lookups) = (index.clone(), lookups.clone());
     let wake = move |name: &str| {
@@ -204,7 +209,7 @@ fn spawn_watches(
             lookups.landed(&subject);
         }
     };
-    let images = Images { index: index.clone(), wake };
+    let images = Images::new(index.clone(), wake);
     spawn("watch-images", watches::run::<ImageStatus>(client.clone(), config().page_size(500), images, images_ready).boxed());
     conditions.into()
 }

@@ -1,9 +1,10 @@
 //! Watches that feed the index: one task a kind.
 //!
-//! A relist is one transaction: what comes between `Init` and `InitDone` is collected, what vanished is worked out, and the index is
-//! locked once. Each watch holds a readiness condition that is met at its first complete list.
+//! What vanished while nobody watched is worked out at the end of a new list. What people write is taken from such a list as a whole, under one
+//! lock, so that no review sees half of it. Image statuses are many and have nothing to do with each other: each is taken in as it comes, and
+//! what was read of it is let go. Each watch holds a readiness condition that is met at its first complete list.
 
-use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
+use std::{collections::HashSet, fmt::Debug, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt as _};
 use jiff::Timestamp;
@@ -32,8 +33,12 @@ pub trait Sink<K>: Send {
     fn apply(&mut self, object: K);
     /// An object is gone, by its name.
     fn delete(&mut self, name: &str);
-    /// Everything that is there, at once; whatever is not among it, nor among the names of what cannot be read, is gone.
-    fn reset(&mut self, objects: Vec<K>, unreadable: &[String]);
+    /// A list begins.
+    fn begin(&mut self);
+    /// An object is in the list.
+    fn listed(&mut self, object: K);
+    /// The list has ended; whatever was not in it, nor is among the names of what cannot be read, is gone.
+    fn end(&mut self, unreadable: &[String]);
     /// An object is there in a form that cannot be read at all: its last readable form stays.
     fn unreadable(&mut self, _name: &str, _error: &str) {}
 }
@@ -73,7 +78,7 @@ pub async fn feed<K>(
     K: Resource<DynamicType = ()>,
 {
     let kind = K::kind(&());
-    let (mut list, mut unread) = (Vec::new(), Vec::new());
+    let mut unread = Vec::new();
     let mut failing: Option<Instant> = None;
     let mut stream = std::pin::pin!(stream);
     while let Some(event) = stream.next().await {
@@ -90,12 +95,12 @@ pub async fn feed<K>(
         failing = None;
         match event {
             watcher::Event::Init => {
-                list.clear();
                 unread.clear();
+                sink.begin();
             }
-            watcher::Event::InitApply(DeserializeGuard(Ok(object))) => list.push(object),
+            watcher::Event::InitApply(DeserializeGuard(Ok(object))) => sink.listed(object),
             watcher::Event::InitDone => {
-                sink.reset(std::mem::take(&mut list), &std::mem::take(&mut unread));
+                sink.end(&std::mem::take(&mut unread));
                 ready.set(true);
             }
             watcher::Event::Apply(DeserializeGuard(Ok(object))) => sink.apply(object),
@@ -115,15 +120,20 @@ pub async fn feed<K>(
 }
 
 /// Feeds one of the kinds that people write.
-#[derive(Clone, Debug)]
-pub struct Rules {
-    /// The index.
-    pub index: SharedIndex,
-    /// Told after each change, with the number of changes so far.
-    pub changed: tokio::sync::watch::Sender<u64>,
+#[derive(Debug)]
+pub struct Rules<K> {
+    index: SharedIndex,
+    changed: tokio::sync::watch::Sender<u64>,
+    list: Vec<K>,
 }
 
-impl Rules {
+impl<K> Rules<K> {
+    /// Feeds the index, and tells after each change the number of changes so far.
+    #[must_use]
+    pub const fn new(index: SharedIndex, changed: tokio::sync::watch::Sender<u64>) -> Self {
+        Self { index, changed, list: Vec::new() }
+    }
+
     fn tell(&self) {
         self.changed.send_modify(|count| *count += 1);
     }
@@ -131,7 +141,7 @@ impl Rules {
 
 macro_rules! rules_sink {
     ($type:ty, $kind:expr, $apply:ident) => {
-        impl Sink<$type> for Rules {
+        impl Sink<$type> for Rules<$type> {
             fn apply(&mut self, object: $type) {
                 if self.index.write().$apply(&object) {
                     self.tell();
@@ -149,8 +159,17 @@ macro_rules! rules_sink {
                 }
             }
 
-            fn reset(&mut self, objects: Vec<$type>, unreadable: &[String]) {
+            fn begin(&mut self) {
+                self.list.clear();
+            }
+
+            fn listed(&mut self, object: $type) {
+                self.list.push(object);
+            }
+
+            fn end(&mut self, unreadable: &[String]) {
                 {
+                    let objects = std::mem::take(&mut self.list);
                     let mut index = self.index.write();
                     for name in index.names($kind) {
                         if !unreadable.contains(&name) && !objects.iter().any(|object| object.name_any() == name) {
@@ -172,10 +191,18 @@ rules_sink!(Waiver, Kind::Waiver, apply_waiver);
 
 /// Feeds image statuses, and wakes whoever waits for them.
 pub struct Images<W> {
-    /// The index.
-    pub index: SharedIndex,
-    /// Told of each image whose status changed.
-    pub wake: W,
+    index: SharedIndex,
+    wake: W,
+    /// The names that have not come yet in the list that is coming in.
+    missing: HashSet<String>,
+}
+
+impl<W> Images<W> {
+    /// Feeds the index, and tells the name of each image whose status changed.
+    #[must_use]
+    pub fn new(index: SharedIndex, wake: W) -> Self {
+        Self { index, wake, missing: HashSet::new() }
+    }
 }
 
 impl<W: Fn(&str) + Send> Sink<ImageStatus> for Images<W> {
@@ -190,59 +217,64 @@ impl<W: Fn(&str) + Send> Sink<ImageStatus> for Images<W> {
         (self.wake)(name);
     }
 
-    fn reset(&mut self, objects: Vec<ImageStatus>, unreadable: &[String]) {
-        let now = Timestamp::now();
-        let mut changed = Vec::new();
-        {
-            let mut index = self.index.write();
-            let mut gone: std::collections::HashSet<String> = index.image_names().into_iter().collect();
-            for name in unreadable {
-                gone.remove(name);
+    fn begin(&mut self) {
+        self.missing = self.index.read().image_names().into_iter().collect();
+    }
+
+    fn listed(&mut self, object: ImageStatus) {
+        self.missing.remove(object.metadata.name.as_deref().unwrap_or_default());
+        self.apply(object);
+    }
+
+    fn end(&mut self, unreadable: &[String]) {
+        for name in std::mem::take(&mut self.missing) {
+            if !unreadable.contains(&name) {
+                self.delete(&name);
             }
-            for object in &objects {
-                let name = object.name_any();
-                gone.remove(&name);
-                if index.apply_image(object, now) {
-                    changed.push(name);
-                }
-            }
-            for name in gone {
-                index.delete_image(&name);
-                changed.push(name);
-            }
-        }
-        for name in changed {
-            (self.wake)(&name);
         }
     }
 }
 
 /// Feeds the labels of namespaces.
-#[derive(Clone, Debug)]
-pub struct Namespaces(pub SharedIndex);
+#[derive(Debug)]
+pub struct Namespaces {
+    index: SharedIndex,
+    /// The names that have not come yet in the list that is coming in.
+    missing: HashSet<String>,
+}
 
-fn labels(object: &PartialObjectMeta<Namespace>) -> BTreeMap<String, String> {
-    object.metadata.labels.clone().unwrap_or_default()
+impl Namespaces {
+    /// Feeds the index.
+    #[must_use]
+    pub fn new(index: SharedIndex) -> Self {
+        Self { index, missing: HashSet::new() }
+    }
 }
 
 impl Sink<PartialObjectMeta<Namespace>> for Namespaces {
     fn apply(&mut self, object: PartialObjectMeta<Namespace>) {
-        self.0.write().apply_namespace(&object.name_any(), labels(&object));
+        let (name, labels) = (object.name_any(), object.metadata.labels.unwrap_or_default());
+        self.index.write().apply_namespace(&name, labels);
     }
 
     fn delete(&mut self, name: &str) {
-        self.0.write().delete_namespace(name);
+        self.index.write().delete_namespace(name);
     }
 
-    fn reset(&mut self, objects: Vec<PartialObjectMeta<Namespace>>, unreadable: &[String]) {
-        let mut index = self.0.write();
-        for name in index.namespace_names() {
-            if !unreadable.contains(&name) && !objects.iter().any(|object| object.name_any() == name) {
-                index.delete_namespace(&name);
+    fn begin(&mut self) {
+        self.missing = self.index.read().namespace_names().into_iter().collect();
+    }
+
+    fn listed(&mut self, object: PartialObjectMeta<Namespace>) {
+        self.missing.remove(object.metadata.name.as_deref().unwrap_or_default());
+        self.apply(object);
+    }
+
+    fn end(&mut self, unreadable: &[String]) {
+        for name in std::mem::take(&mut self.missing) {
+            if !unreadable.contains(&name) {
+                self.delete(&name);
             }
-        }
-        for object in &objects {
-            index.apply_namespace(&object.name_any(), labels(object));
         }
     }
 }

@@ -3,13 +3,17 @@
 //! Any replica may write what its own look-up found. A lost race is another turn with the newer object, so the history of one image
 //! has one writer at a time and no transition is written twice. Every call is bounded in time, and the turns are bounded in number.
 
-use std::{collections::BTreeMap, time::Duration};
+mod call;
+
+use std::collections::BTreeMap;
 
 use kube::{
     Api, Client,
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
 
+use self::call::Calls;
+pub use self::call::{CALL_TIMEOUT, CallError, bounded};
 use crate::{
     api::{ImageStatus, ImageStatusSpec, ImageStatusStatus},
     history::{self, Merged, Observation},
@@ -19,8 +23,6 @@ use crate::{
     watch::SharedIndex,
 };
 
-/// How long one call to the API server may take.
-pub const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Turns after which a write that keeps losing races is given up.
 const TURNS: usize = 8;
 
@@ -63,38 +65,6 @@ impl WriteError {
     }
 }
 
-/// One bounded call.
-///
-/// # Errors
-/// The API server's own error, or that it did not answer in [`CALL_TIMEOUT`].
-pub async fn bounded<T>(call: impl Future<Output = kube::Result<T>>) -> Result<T, CallError> {
-    match tokio::time::timeout(CALL_TIMEOUT, call).await {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(kube::Error::Api(status))) if status.is_conflict() => Err(CallError::Conflict),
-        Ok(Err(kube::Error::Api(status))) if status.is_already_exists() => Err(CallError::AlreadyExists),
-        Ok(Err(kube::Error::Api(status))) if status.is_not_found() => Err(CallError::NotFound),
-        Ok(Err(error)) => Err(CallError::Failed(history::clip(&error.to_string(), 300))),
-        Err(_) => Err(CallError::Failed(format!("the API server did not answer within {} s", CALL_TIMEOUT.as_secs()))),
-    }
-}
-
-/// How a call to the API server failed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CallError {
-    /// 409 over `resourceVersion`.
-    #[error("somebody else wrote the object meanwhile")]
-    Conflict,
-    /// 409 over the name.
-    #[error("it exists already")]
-    AlreadyExists,
-    /// 404.
-    #[error("it does not exist")]
-    NotFound,
-    /// Anything else.
-    #[error("{0}")]
-    Failed(String),
-}
-
 impl From<CallError> for WriteError {
     fn from(error: CallError) -> Self {
         match error {
@@ -111,13 +81,17 @@ pub struct Writer {
     index: SharedIndex,
     caps: Caps,
     metrics: Metrics,
+    calls: Calls,
 }
+
+/// With no option of a write set.
+static PLAINLY: PostParams = PostParams { dry_run: false, field_manager: None };
 
 impl Writer {
     /// A writer with these caps.
     #[must_use]
     pub fn new(client: Client, index: SharedIndex, caps: Caps, metrics: Metrics) -> Self {
-        Self { api: Api::all(client), index, caps, metrics }
+        Self { api: Api::all(client), index, caps, metrics, calls: Calls::default() }
     }
 
     /// Writes an observation down, and returns the object as it is then: what others decided meanwhile included.
@@ -159,9 +133,9 @@ impl Writer {
             };
             let name = object.metadata.name.clone().unwrap_or_default();
             object.status = Some(*status);
-            match bounded(self.api.replace_status(&name, &PostParams::default(), &object)).await {
+            match self.calls.make(|| self.api.replace_status(&name, &PLAINLY, &object)).await {
                 Ok(object) => return Ok((object, true)),
-                Err(CallError::Conflict) => object = bounded(self.api.get(&name)).await?,
+                Err(CallError::Conflict) => object = self.calls.make(|| self.api.get(&name)).await?,
                 Err(error) => return Err(error.into()),
             }
         }
@@ -174,7 +148,7 @@ impl Writer {
             let strictest = index.image(subject).map(|known| known.name.clone());
             strictest.or_else(|| index.names_of(subject).next().map(str::to_owned)).unwrap_or_else(|| subject.object_name())
         };
-        match bounded(self.api.get(&name)).await {
+        match self.calls.make(|| self.api.get(&name)).await {
             Ok(object) if object.spec.subject == subject.to_string() => Ok(Some(object)),
             Ok(_) | Err(CallError::NotFound) => Ok(None),
             Err(error) => Err(error.into()),
@@ -199,10 +173,10 @@ impl Writer {
             if !namespace.is_empty() {
                 object.metadata.labels = Some(BTreeMap::from([(FIRST_SEEN_IN.to_owned(), namespace.to_owned())]));
             }
-            match bounded(self.api.create(&PostParams::default(), &object)).await {
+            match self.calls.make(|| self.api.create(&PLAINLY, &object)).await {
                 Ok(object) => return Ok(object),
                 Err(CallError::AlreadyExists) => {
-                    let there = bounded(self.api.get(&name)).await?;
+                    let there = self.calls.make(|| self.api.get(&name)).await?;
                     if there.spec.subject == subject.to_string() {
                         return Ok(there);
                     }
@@ -235,14 +209,14 @@ impl Writer {
         change: impl Fn(&ImageStatus) -> Option<ImageStatusStatus>,
     ) -> Result<Option<ImageStatus>, WriteError> {
         for _ in 0..TURNS {
-            let mut object = match bounded(self.api.get(name)).await {
+            let mut object = match self.calls.make(|| self.api.get(name)).await {
                 Ok(object) => object,
                 Err(CallError::NotFound) => return Ok(None),
                 Err(error) => return Err(error.into()),
             };
             let Some(status) = change(&object) else { return Ok(None) };
             object.status = Some(status);
-            match bounded(self.api.replace_status(name, &PostParams::default(), &object)).await {
+            match self.calls.make(|| self.api.replace_status(name, &PLAINLY, &object)).await {
                 Ok(object) => return Ok(Some(object)),
                 Err(CallError::Conflict) => {}
                 Err(CallError::NotFound) => return Ok(None),
@@ -254,7 +228,7 @@ impl Writer {
 
     /// The object as it is now.
     pub async fn get(&self, name: &str) -> Result<Option<ImageStatus>, WriteError> {
-        match bounded(self.api.get(name)).await {
+        match self.calls.make(|| self.api.get(name)).await {
             Ok(object) => Ok(Some(object)),
             Err(CallError::NotFound) => Ok(None),
             Err(error) => Err(error.into()),
@@ -266,7 +240,7 @@ impl Writer {
         let name = object.metadata.name.clone().unwrap_or_default();
         let unchanged = Preconditions { uid: object.metadata.uid.clone(), resource_version: object.metadata.resource_version.clone() };
         let params = DeleteParams { preconditions: Some(unchanged), ..DeleteParams::default() };
-        match bounded(self.api.delete(&name, &params)).await {
+        match self.calls.make(|| self.api.delete(&name, &params)).await {
             Ok(_) | Err(CallError::NotFound) => Ok(()),
             Err(error) => Err(error.into()),
         }
