@@ -5,6 +5,8 @@
 //!
 //! - what a pod waits for goes before what nobody waits for any more, and that before the leader's regular look. One turn in eight goes
 //!   the other way round: without any looks, facts go stale and every admission has to ask;
+//! - those of one namespace go about in the order in which they came. Not quite: replicas in front of which the same images wait would all
+//!   ask about the same one at the same time, and each of the others' answers would come too late to spare a request;
 //! - the namespaces of one class take turns, so that a namespace that asks for a thousand images delays another's one by a turn and not
 //!   by a thousand;
 //! - after a 429 nobody sends anything before the time that the registry named, and more slowly after it. The pace grows back.
@@ -13,6 +15,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    hash::{BuildHasher as _, RandomState},
     sync::Arc,
     time::Duration,
 };
@@ -41,6 +44,8 @@ const CLASSES: usize = 3;
 const MOST_WAITING: usize = 8_192;
 /// Places in one line for one namespace.
 const MOST_OF_ONE: usize = 1_024;
+/// The next turn of a namespace goes to any of so many that came first.
+const ABOUT_FIRST: usize = 16;
 /// One turn in so many goes to the class that would have to wait the longest.
 const OTHER_WAY: u32 = 8;
 /// Whoever would have to wait longer because the registry asked to be left alone is told so at once.
@@ -80,6 +85,7 @@ struct State {
     refusals: u32,
     waiting: [Queue; CLASSES],
     turns: u32,
+    chance: RandomState,
     /// When the next timer goes off, if one is set.
     alarm: Option<Instant>,
 }
@@ -109,6 +115,7 @@ impl Line {
             refusals: 0,
             waiting: <[Queue; CLASSES]>::default(),
             turns: 0,
+            chance: RandomState::new(),
             alarm: None,
         };
         Self(Arc::new(Mutex::new(state)))
@@ -277,7 +284,9 @@ impl State {
         let class = if other_way { classes.next_back() } else { classes.next() }?;
         let namespace = class.order.pop_front()?;
         let queue = class.by_namespace.get_mut(&namespace)?;
-        let waiter = queue.pop_front()?;
+        let about = u64::try_from(queue.len().min(ABOUT_FIRST)).unwrap_or(1);
+        let at = self.chance.hash_one(self.turns) % about;
+        let waiter = queue.swap_remove_front(usize::try_from(at).unwrap_or_default())?;
         class.count -= 1;
         if queue.is_empty() {
             class.by_namespace.remove(&namespace);
@@ -285,6 +294,16 @@ impl State {
             class.order.push_back(namespace);
         }
         Some(waiter)
+    }
+}
+
+impl Turn {
+    /// There is nothing to send any more: the request is somebody else's.
+    pub fn pass_on(self) {
+        if let Some(line) = &self.line {
+            let mut state = line.0.lock();
+            state.tokens = (state.tokens + 1.0).min(state.rate);
+        }
     }
 }
 

@@ -249,7 +249,7 @@ impl Lookups {
         access: &Access,
         namespace: &str,
     ) -> Result<Outcome<Arc<Facts>>, WriteError> {
-        let outcome = self.parts.ask_state(subject, Some(registry), access, Class::Polling, namespace).await;
+        let outcome = self.parts.ask_state(subject, Some(registry), access, Class::Polling, namespace, |pass| pass).await;
         self.parts.metrics.questions.get_or_create(&QuestionLabels { question: Asked::Poll, outcome: outcome.kind() }).inc();
         match outcome.found() {
             Ok(Seen::State(observation)) => self.parts.record(subject, observation, namespace).await.map(Outcome::Found),
@@ -317,6 +317,12 @@ impl Lookups {
     pub fn kept(&self) -> (usize, usize) {
         let (resolves, judges) = (self.parts.resolves.kept(), self.parts.judges.kept());
         (resolves.0 + judges.0, resolves.1 + judges.1)
+    }
+
+    /// Registries that are out, by what this replica has seen.
+    #[must_use]
+    pub fn registries_out(&self) -> usize {
+        self.parts.sources.out()
     }
 
     /// Carries a person's decision out at the registry that keeps the flag.

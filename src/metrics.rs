@@ -139,6 +139,12 @@ pub struct Metrics {
     pub review_duration: Family<PhaseLabels, Histogram, fn() -> Histogram>,
     /// Look-ups in the air.
     pub flights: Gauge,
+    /// Answers of registries that are kept for a while.
+    pub answers: Gauge,
+    /// What they take.
+    pub answer_bytes: Gauge,
+    /// Registries that are out.
+    pub registries_out: Gauge,
     /// Questions to registries.
     pub questions: Family<QuestionLabels, Counter>,
     /// Writes to the API server.
@@ -181,6 +187,9 @@ impl Metrics {
             unreadable_requests: Counter::default(),
             review_duration: Family::new_with_constructor(buckets),
             flights: Gauge::default(),
+            answers: Gauge::default(),
+            answer_bytes: Gauge::default(),
+            registries_out: Gauge::default(),
             questions: Family::default(),
             writes: Family::default(),
             transitions: Family::default(),
@@ -200,6 +209,9 @@ impl Metrics {
         registry.register("unreadable_requests", "Admission requests that could not be read", metrics.unreadable_requests.clone());
         registry.register_with_unit("review_duration", "Time to answer a review, by phase", Unit::Seconds, metrics.review_duration.clone());
         registry.register("flights", "Look-ups in the air", metrics.flights.clone());
+        registry.register("answers", "Answers of registries that are kept for a while", metrics.answers.clone());
+        registry.register_with_unit("answer", "Memory that kept answers take", Unit::Bytes, metrics.answer_bytes.clone());
+        registry.register("registries_out", "Registries that are out, by what this replica has seen", metrics.registries_out.clone());
         registry.register("registry_questions", "Questions to registries by their end", metrics.questions.clone());
         registry.register("writes", "Writes to the API server by their end", metrics.writes.clone());
         registry.register("transitions", "Transitions of images whose audit line was written", metrics.transitions.clone());

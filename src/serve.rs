@@ -218,7 +218,12 @@ fn spawn_watches(
 async fn gauges(metrics: Metrics, lookups: Arc<Lookups>, certificate: Arc<CurrentCertificate>, stop: CancellationToken) {
     loop {
         lookups.sweep();
-        metrics.flights.set(i64::try_from(lookups.aloft()).unwrap_or(i64::MAX));
+        let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+        let (answers, bytes) = lookups.kept();
+        metrics.flights.set(count(lookups.aloft()));
+        metrics.answers.set(count(answers));
+        metrics.answer_bytes.set(count(bytes));
+        metrics.registries_out.set(count(lookups.registries_out()));
         if let Some(end) = certificate.not_after() {
             metrics.certificate_expiry.set(end.duration_since(jiff::Timestamp::now()).as_secs());
         }

@@ -14,6 +14,7 @@ use super::{
     health::{FIRST_LOOK, Health, LAST_LOOK},
     keys::{JudgeKey, ProbeKey, ResolveKey},
     sources::Sources,
+    suffices,
     tags::Tags,
 };
 use crate::{
@@ -132,7 +133,16 @@ impl Parts {
         namespace: String,
         class: Class,
     ) -> Found<Outcome<Arc<Facts>>> {
-        let outcome = self.ask_state(&key.subject, registry.as_ref(), &access, class, &namespace).await;
+        let by_now = {
+            let (parts, subject, registry) = (self.clone(), key.subject.clone(), registry.clone());
+            move || parts.by_now(&subject, registry.as_ref())
+        };
+        let needless = by_now.clone();
+        let unless = move |pass: Pass| pass.unless(move || needless().is_some());
+        let outcome = self.ask_state(&key.subject, registry.as_ref(), &access, class, &namespace, unless).await;
+        if let (Outcome::Busy(_), Some(facts)) = (&outcome, by_now()) {
+            return self.found(Outcome::Found(facts), self.lives.facts);
+        }
         self.metrics.questions.get_or_create(&QuestionLabels { question: Asked::Judge, outcome: outcome.kind() }).inc();
         let outcome = match outcome.found() {
             Ok(Seen::Pending(why)) => Outcome::Pending(why),
@@ -146,6 +156,12 @@ impl Parts {
         self.found(outcome, self.lives.facts)
     }
 
+    /// What is written of an image meanwhile, by another replica, say, if that is enough to judge it by.
+    fn by_now(&self, subject: &Subject, registry: Option<&Arc<RegistryEntry>>) -> Option<Arc<Facts>> {
+        let known = self.index.read().image(subject)?;
+        suffices(&known, subject, registry, true).then(|| known.facts.clone())
+    }
+
     /// What the keeper of the flag says of a digest.
     pub(super) async fn ask_state(
         self: &Arc<Self>,
@@ -154,6 +170,7 @@ impl Parts {
         access: &Access,
         class: Class,
         namespace: &str,
+        pass: impl FnOnce(Pass) -> Pass,
     ) -> Outcome<Seen> {
         let endpoint = match endpoint(subject.registry(), registry) {
             Ok(endpoint) => endpoint,
@@ -162,7 +179,7 @@ impl Parts {
         let context = Context { registry, endpoint: &endpoint, access, repository: subject.repository(), class, namespace };
         let keeper = provider::keeper(registry.map_or(QuarantineProvider::None, |registry| registry.provider));
         let outcome = self
-            .ask(&context, async |client| {
+            .ask_with(&context, pass, async |client| {
                 let adopted = registry.is_some_and(|registry| registry.adopted.is_some());
                 let (endpoint, credentials, now) = (&endpoint, &*access.credentials, Timestamp::now());
                 keeper.observe(Question { client: &client, endpoint, credentials, subject, adopted, now }).await
@@ -216,6 +233,15 @@ impl Parts {
         context: &Context<'_>,
         question: impl AsyncFnOnce(RegistryClient) -> Result<T, Failure>,
     ) -> Outcome<T> {
+        self.ask_with(context, |pass| pass, question).await
+    }
+
+    async fn ask_with<T>(
+        self: &Arc<Self>,
+        context: &Context<'_>,
+        pass: impl FnOnce(Pass) -> Pass,
+        question: impl AsyncFnOnce(RegistryClient) -> Result<T, Failure>,
+    ) -> Outcome<T> {
         if let Some(outage) = context.registry.and_then(|_| self.sources.health(context.endpoint).out()) {
             return Outcome::Unavailable(outage);
         }
@@ -227,7 +253,7 @@ impl Parts {
                 parts.probes.launch(key, ticket(&endpoint), || parts.clone().probe(endpoint.clone()));
             }
         };
-        let pass = Pass::new(line, context.class, context.namespace, context.endpoint.timeout, slow);
+        let pass = pass(Pass::new(line, context.class, context.namespace, context.endpoint.timeout, slow));
         match question(self.client.within(pass)).await {
             Ok(value) => Outcome::Found(value),
             Err(failure) => self.meaning(context, failure).await,

@@ -59,6 +59,11 @@ impl Sources {
         self.healths.lock().entry(endpoint.base.to_string()).or_default().clone()
     }
 
+    /// How many registries are out.
+    pub(super) fn out(&self) -> usize {
+        self.healths.lock().values().filter(|health| health.out().is_some()).count()
+    }
+
     /// Forgets registries that are gone.
     pub(super) fn keep(&self, exists: impl Fn(&str) -> bool) {
         self.lines.lock().listed.retain(|name, _| exists(name));

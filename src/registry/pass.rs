@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{Failure, transport::outage};
 use crate::{
-    facts::OutageKind,
+    facts::{Busy, BusyCause, OutageKind},
     line::{Class, Line, Turn},
 };
 
@@ -23,6 +23,8 @@ pub struct Pass {
     /// What it may take in all.
     whole: Duration,
     clock: Mutex<Clock>,
+    /// Whether somebody else has found out meanwhile.
+    needless: Option<Box<dyn Fn() -> bool + Send + Sync>>,
     /// Called once, when half of the time is over and there is no answer.
     slow: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
@@ -55,15 +57,24 @@ impl Pass {
     #[must_use]
     pub fn free(whole: Duration) -> Self {
         let clock = Clock { sending: 0, since: Instant::now(), spent: Duration::ZERO };
-        Self { line: None, whole, clock: Mutex::new(clock), slow: Mutex::default() }
+        Self { line: None, whole, clock: Mutex::new(clock), needless: None, slow: Mutex::default() }
+    }
+
+    /// Asks, when its turn has come, whether there is still something to find out.
+    #[must_use]
+    pub fn unless(self, needless: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self { needless: Some(Box::new(needless)), ..self }
     }
 
     /// Waits for a turn.
     pub(super) async fn turn(&self) -> Result<Option<Turn>, Failure> {
-        match &self.line {
-            None => Ok(None),
-            Some((line, class, namespace)) => line.turn(*class, namespace, LONGEST_WAIT).await.map(Some).map_err(Failure::Held),
+        let Some((line, class, namespace)) = &self.line else { return Ok(None) };
+        let turn = line.turn(*class, namespace, LONGEST_WAIT).await.map_err(Failure::Held)?;
+        if self.needless.as_ref().is_some_and(|needless| needless()) {
+            turn.pass_on();
+            return Err(Failure::Held(Busy { cause: BusyCause::Limit, retry_after: Duration::ZERO }));
         }
+        Ok(Some(turn))
     }
 
     /// Tells the line that the registry bears it.
@@ -159,6 +170,25 @@ mod tests {
         let Err(Failure::Outage(late)) = pass.within("r", takes(900)).await else { panic!("more than there was") };
         assert_eq!((late.kind, late.message.as_str()), (OutageKind::TimedOut, "no answer from r within 2s"));
         assert_eq!(told.load(Ordering::Relaxed), 1, "told once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_somebody_else_found_out_takes_no_request() {
+        let line = Line::new(&Limits { requests_per_second: 1, concurrent_requests: 1, timeout_seconds: 5 });
+        let known = Arc::new(AtomicUsize::new(0));
+        let pass = |known: &Arc<AtomicUsize>| {
+            let known = known.clone();
+            let pass = Pass::new(line.clone(), Class::Admission, "team", Duration::from_secs(2), || ());
+            pass.unless(move || known.load(Ordering::Relaxed) > 0)
+        };
+        drop(pass(&known).turn().await.unwrap());
+        let begun = Instant::now();
+        let (waits, other) = (pass(&known), pass(&Arc::new(AtomicUsize::new(0))));
+        known.store(1, Ordering::Relaxed);
+        let (end, turn) = tokio::join!(waits.turn(), other.turn());
+        assert!(matches!(end, Err(Failure::Held(_))), "{end:?}");
+        assert!(turn.is_ok());
+        assert_eq!(begun.elapsed().as_secs(), 1, "one request's time, though two had waited");
     }
 
     #[tokio::test(start_paused = true)]
