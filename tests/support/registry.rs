@@ -1,7 +1,7 @@
 //! An OCI registry with its token server that misbehaves on purpose.
 //!
-//! It listens on a loopback port, keeps what it is given, records every request, and does to the requests that a [`Fault`] names what the fault says. Whatever speaks
-//! more than the distribution API (a stand-in ACR, say) is put before it with [`Builder::before`].
+//! It listens on a loopback port, keeps what it is given, records every request, and does to the requests that a [`Fault`] names what the fault says. A [`Quirk`] is a whole
+//! way to misbehave, as a product does; `cargo run --example misbehave -- --help` lists them, and serves one of them by hand. Whatever speaks more than the distribution API (a stand-in ACR, say) is put before it with [`Builder::before`].
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -18,27 +18,32 @@ mod asked;
 mod bodies;
 #[path = "registry/faults.rs"]
 mod faults;
+#[path = "registry/quirks.rs"]
+pub mod quirks;
 #[path = "registry/shelf.rs"]
 mod shelf;
 
-use self::{access::Door, bodies::certificates, faults::Traps, shelf::Shelf};
+use self::{access::Door, bodies::certificates, faults::Traps, quirks::Quirks, shelf::Shelf};
 pub use self::{
     access::{Access, TokenServer},
     asked::Recorded,
     bodies::{error, errors, image, index, respond},
     faults::Fault,
+    quirks::{Place, Quirk},
 };
 
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 type Before = Arc<dyn Fn(&Recorded) -> Option<Response> + Send + Sync>;
+type Listener = Arc<dyn Fn(&Recorded, Option<Quirk>) + Send + Sync>;
 
 #[derive(Default)]
 struct State {
     shelf: Shelf,
     door: Door,
     traps: Traps,
+    quirks: Quirks,
     requests: Vec<Recorded>,
 }
 
@@ -62,7 +67,9 @@ impl Drop for FakeRegistry {
 pub struct Builder {
     access: Access,
     tls: bool,
+    port: u16,
     before: Option<Before>,
+    told: Option<Listener>,
 }
 
 impl Builder {
@@ -92,15 +99,31 @@ impl Builder {
         self
     }
 
-    pub async fn start(self) -> FakeRegistry {
+    /// A port of one's own choice; any that is free otherwise.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = port;
+        self
+    }
+
+    /// Who is told of each request, and of the quirk that it meets.
+    #[must_use]
+    pub fn tell(mut self, told: impl Fn(&Recorded, Option<Quirk>) + Send + Sync + 'static) -> Self {
+        self.told = Some(Arc::new(told));
+        self
+    }
+
+    /// # Errors
+    /// When the port cannot be had.
+    pub async fn open(self) -> std::io::Result<FakeRegistry> {
         let _first = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind(("127.0.0.1", self.port)).await?;
         let address = listener.local_addr().unwrap();
         let state = Arc::new(Mutex::new(State { door: Door::new(self.access), ..State::default() }));
         let scheme = if self.tls { "https" } else { "http" };
         let own = format!("{scheme}://{address}");
-        let (shared, before) = (Arc::clone(&state), self.before);
-        let router = Router::new().fallback(move |request: Request| answer(Arc::clone(&shared), before.clone(), own.clone(), request));
+        let desk = Arc::new(Desk { state: Arc::clone(&state), before: self.before, told: self.told, own });
+        let router = Router::new().fallback(move |request: Request| answer(Arc::clone(&desk), request));
         let (server, authority) = if self.tls {
             let (authority, config) = certificates();
             let server =
@@ -110,7 +133,11 @@ impl Builder {
         } else {
             (tokio::spawn(async move { axum::serve(listener, router).await.unwrap() }), None)
         };
-        FakeRegistry { address, scheme, authority, state, server }
+        Ok(FakeRegistry { address, scheme, authority, state, server })
+    }
+
+    pub async fn start(self) -> FakeRegistry {
+        self.open().await.unwrap()
     }
 }
 
@@ -186,6 +213,15 @@ impl FakeRegistry {
         self.state.lock().traps.clear();
     }
 
+    /// From now on, about everything, a repository, a tag or a digest: see [`Place`]. Quirks that came later go first; faults go before quirks.
+    pub fn quirk(&self, place: impl Into<Place>, quirk: Quirk) {
+        self.state.lock().quirks.set(place.into(), quirk);
+    }
+
+    pub fn clear_quirks(&self) {
+        self.state.lock().quirks.clear();
+    }
+
     pub fn set_access(&self, access: Access) {
         self.state.lock().door.access = access;
     }
@@ -214,14 +250,39 @@ impl FakeRegistry {
     }
 }
 
-async fn answer(state: Arc<Mutex<State>>, before: Option<Before>, own: String, request: Request) -> Response {
+/// Where requests are answered.
+struct Desk {
+    state: Arc<Mutex<State>>,
+    before: Option<Before>,
+    told: Option<Listener>,
+    own: String,
+}
+
+async fn answer(desk: Arc<Desk>, request: Request) -> Response {
     let request = Recorded::read(request).await;
-    let fault = {
-        let mut state = state.lock();
+    let (fault, planned) = {
+        let mut state = desk.state.lock();
         state.requests.push(request.clone());
-        state.traps.spring(&request)
+        let State { traps, quirks, shelf, .. } = &mut *state;
+        let fault = traps.spring(&request);
+        let planned = if fault.is_none() { quirks.plan(&request, shelf) } else { None };
+        (fault, planned)
     };
-    let truth = || before.as_ref().and_then(|before| before(&request)).unwrap_or_else(|| state.lock().answer(&request, &own));
+    if let Some(told) = &desk.told {
+        told(&request, planned.as_ref().map(|(quirk, _)| *quirk));
+    }
+    let fault = match planned {
+        Some((_, plan)) => {
+            // Even no time at all takes a tick of the clock.
+            if !plan.wait.is_zero() {
+                tokio::time::sleep(plan.wait).await;
+            }
+            plan.fault
+        }
+        None => fault,
+    };
+    let before = || desk.before.as_ref().and_then(|before| before(&request));
+    let truth = || before().unwrap_or_else(|| desk.state.lock().answer(&request, &desk.own));
     match fault {
         None => truth(),
         Some(fault) => fault.answer(&request, truth).await,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use axum::{body::Bytes, response::Response};
 use lazaretto::image::Digest;
 
-use super::{Recorded, error, respond};
+use super::{OCI_INDEX, Recorded, error, respond};
 
 /// Manifests by repository and digest: media type and bytes; and tags.
 #[derive(Default)]
@@ -26,6 +26,13 @@ impl Shelf {
 
     pub(super) fn tag(&mut self, repository: &str, tag: &str, digest: &Digest) {
         self.tags.insert((repository.to_owned(), tag.to_owned()), digest.to_string());
+    }
+
+    /// Whether an index of the repository names the digest.
+    pub(super) fn is_child(&self, repository: &str, digest: &str) -> bool {
+        self.manifests
+            .iter()
+            .any(|((held, _), (kind, bytes))| held == repository && kind == OCI_INDEX && String::from_utf8_lossy(bytes).contains(digest))
     }
 
     /// What it answers for a tag or digest.
