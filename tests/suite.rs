@@ -17,6 +17,8 @@ mod cli;
 mod crds;
 #[path = "suite/fuzz.rs"]
 mod fuzz;
+#[path = "suite/quirks.rs"]
+mod quirks;
 #[path = "suite/reference.rs"]
 mod reference;
 #[path = "suite/registry.rs"]
