@@ -19,6 +19,8 @@ mod crds;
 mod fuzz;
 #[path = "suite/quirks.rs"]
 mod quirks;
+#[path = "suite/race.rs"]
+mod race;
 #[path = "suite/reference.rs"]
 mod reference;
 #[path = "suite/registry.rs"]

@@ -151,6 +151,12 @@ impl FakeRegistry {
         Self::builder().start().await
     }
 
+    /// Nobody is there any more, and connections are refused.
+    pub async fn close(&mut self) {
+        self.server.abort();
+        let _cancelled = (&mut self.server).await;
+    }
+
     /// `127.0.0.1:port`.
     pub fn host(&self) -> String {
         self.address.to_string()
