@@ -6,7 +6,8 @@
 //! - what a pod waits for goes before what nobody waits for any more, and that before the leader's regular look. One turn in eight goes
 //!   the other way round: without any looks, facts go stale and every admission has to ask;
 //! - the namespaces of one class take turns, so that a namespace that asks for a thousand images delays another's one by a turn and not
-//!   by a thousand;
+//!   by a thousand; and none has more requests under way than there are places left, so that one whose images are slow leaves room for the
+//!   others, and so does a second and a third;
 //! - after a 429 nobody sends anything before the time that the registry named, and more slowly after it. The pace grows back.
 //!
 //! Whoever waits may leave at any time; its place goes to the next.
@@ -64,6 +65,7 @@ pub struct Line(Arc<Mutex<State>>);
 #[derive(Debug)]
 pub struct Turn {
     line: Option<Line>,
+    namespace: Arc<str>,
 }
 
 #[derive(Debug)]
@@ -75,6 +77,8 @@ struct State {
     tokens: f64,
     filled: Instant,
     under_way: usize,
+    /// Whose they are.
+    under_way_of: HashMap<Arc<str>, usize>,
     closed_until: Option<Instant>,
     /// 429s without a named time, one after the other.
     refusals: u32,
@@ -105,6 +109,7 @@ impl Line {
             tokens: rate,
             filled: Instant::now(),
             under_way: 0,
+            under_way_of: HashMap::new(),
             closed_until: None,
             refusals: 0,
             waiting: <[Queue; CLASSES]>::default(),
@@ -194,12 +199,12 @@ impl Line {
             if let Some(wait) = state.closed(now).or_else(|| state.short_of_token(now)) {
                 return self.alarm(state, now + wait);
             }
-            let Some(waiter) = state.next() else { return };
-            state.under_way += 1;
-            if let Err(mut turn) = waiter.send(Turn { line: Some(self.clone()) }) {
+            let Some((namespace, waiter)) = state.next() else { return };
+            state.begin(&namespace);
+            if let Err(mut turn) = waiter.send(Turn { line: Some(self.clone()), namespace }) {
                 // Whoever waited has left. The turn must not come back by itself: the state is locked.
                 turn.line = None;
-                state.under_way -= 1;
+                state.end(&turn.namespace);
                 continue;
             }
             state.tokens -= 1.0;
@@ -269,22 +274,51 @@ impl State {
         Ok(receiver)
     }
 
-    /// Who comes next; it has left the line by then.
-    fn next(&mut self) -> Option<oneshot::Sender<Turn>> {
-        self.turns = self.turns.wrapping_add(1);
-        let other_way = self.turns.is_multiple_of(OTHER_WAY);
-        let mut classes = self.waiting.iter_mut().filter(|class| class.count > 0);
-        let class = if other_way { classes.next_back() } else { classes.next() }?;
-        let namespace = class.order.pop_front()?;
-        let queue = class.by_namespace.get_mut(&namespace)?;
-        let waiter = queue.pop_front()?;
-        class.count -= 1;
-        if queue.is_empty() {
-            class.by_namespace.remove(&namespace);
+    /// Who comes next, if anybody may; it has left the line by then.
+    fn next(&mut self) -> Option<(Arc<str>, oneshot::Sender<Turn>)> {
+        let turn = self.turns.wrapping_add(1);
+        let left = self.concurrent - self.under_way;
+        let (waiting, under_way_of) = (&mut self.waiting, &self.under_way_of);
+        let may = |namespace: &str| under_way_of.get(namespace).copied().unwrap_or_default() < left;
+        let next = if turn.is_multiple_of(OTHER_WAY) {
+            waiting.iter_mut().rev().find_map(|class| class.next(may))
         } else {
-            class.order.push_back(namespace);
+            waiting.iter_mut().find_map(|class| class.next(may))
+        }?;
+        self.turns = turn;
+        Some(next)
+    }
+
+    fn begin(&mut self, namespace: &Arc<str>) {
+        self.under_way += 1;
+        *self.under_way_of.entry(namespace.clone()).or_default() += 1;
+    }
+
+    fn end(&mut self, namespace: &str) {
+        self.under_way -= 1;
+        if let Some(count) = self.under_way_of.get_mut(namespace) {
+            *count -= 1;
+            if *count == 0 {
+                self.under_way_of.remove(namespace);
+            }
         }
-        Some(waiter)
+    }
+}
+
+impl Queue {
+    /// The first of the next namespace that may.
+    fn next(&mut self, may: impl Fn(&str) -> bool) -> Option<(Arc<str>, oneshot::Sender<Turn>)> {
+        let at = self.order.iter().position(|namespace| may(namespace))?;
+        let namespace = self.order.remove(at)?;
+        let queue = self.by_namespace.get_mut(&namespace)?;
+        let waiter = queue.pop_front()?;
+        self.count -= 1;
+        if queue.is_empty() {
+            self.by_namespace.remove(&namespace);
+        } else {
+            self.order.push_back(namespace.clone());
+        }
+        Some((namespace, waiter))
     }
 }
 
@@ -292,7 +326,7 @@ impl Drop for Turn {
     fn drop(&mut self) {
         if let Some(line) = self.line.take() {
             let mut state = line.0.lock();
-            state.under_way -= 1;
+            state.end(&self.namespace);
             line.grant(&mut state, Instant::now());
         }
     }
@@ -300,6 +334,8 @@ impl Drop for Turn {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
 
     const LONG: Duration = Duration::from_secs(600);
@@ -326,7 +362,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn places_are_given_back_also_by_those_who_leave() {
         let line = line(1_000, 2);
-        let both = (ask(&line, Class::Admission, "a").await.unwrap(), ask(&line, Class::Admission, "a").await.unwrap());
+        let both = (ask(&line, Class::Admission, "a").await.unwrap(), ask(&line, Class::Admission, "b").await.unwrap());
         let busy = line.turn(Class::Admission, "a", Duration::from_millis(10)).await.unwrap_err();
         assert_eq!(busy.cause, BusyCause::Limit);
         let (one, two) = (line.clone(), line.clone());
@@ -372,6 +408,23 @@ mod tests {
         for task in tasks {
             task.abort();
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_has_slow_images_leaves_places_for_others() {
+        let line = line(1_000, 16);
+        let mut held = Vec::new();
+        for (namespace, places) in [("one", 8), ("two", 4), ("three", 2), ("four", 1), ("five", 1)] {
+            for _ in 0..10 {
+                let turn = std::pin::pin!(ask(&line, Class::Admission, namespace));
+                held.extend(turn.now_or_never().map(Result::unwrap));
+            }
+            assert_eq!(held.iter().filter(|turn: &&Turn| &*turn.namespace == namespace).count(), places, "{namespace}");
+        }
+        assert_eq!(line.0.lock().under_way, 16);
+        drop(held);
+        assert!(line.0.lock().under_way_of.is_empty());
+        assert!(ask(&line, Class::Admission, "six").await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
