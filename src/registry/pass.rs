@@ -51,11 +51,17 @@ impl Pass {
         Self { line: Some((line, class, namespace.into())), slow: Mutex::new(Some(Box::new(slow))), ..Self::free(whole) }
     }
 
-    /// Time, and no line: for what must not wait behind others, such as the question whether the registry is alive.
+    /// Time, and neither a line nor a connection that others wait for: for what must not wait behind others, such as the question whether the
+    /// registry is alive.
     #[must_use]
     pub fn free(whole: Duration) -> Self {
         let clock = Clock { sending: 0, since: Instant::now(), spent: Duration::ZERO };
         Self { line: None, whole, clock: Mutex::new(clock), slow: Mutex::default() }
+    }
+
+    /// It waits behind nobody.
+    pub(super) const fn is_free(&self) -> bool {
+        self.line.is_none()
     }
 
     /// Waits for a turn.
