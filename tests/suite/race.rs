@@ -94,7 +94,11 @@ impl Analysis {
             [Analysed::Quarantined, Analysed::Hidden, Analysed::Released, Analysed::Broken, Analysed::TooLong, Analysed::Never];
         // Every other one ends about when a question is given up, or a review.
         let about = [GIVEN_UP, PATIENCE][random.below(2)];
-        let takes = if random.one_in(2) { random.time(Duration::from_secs(25)) } else { about.saturating_sub(GRAIN * 50) + random.time(GRAIN * 100) };
+        let takes = if random.one_in(2) {
+            random.time(Duration::from_secs(25))
+        } else {
+            about.saturating_sub(GRAIN * 50) + random.time(GRAIN * 100)
+        };
         Self { takes, ends: ENDS[random.below(ENDS.len())], by_tag: random.one_in(2), clients: clients(random) }
     }
 
