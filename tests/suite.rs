@@ -15,6 +15,8 @@ mod acr;
 mod cli;
 #[path = "suite/crds.rs"]
 mod crds;
+#[path = "suite/force.rs"]
+mod force;
 #[path = "suite/fuzz.rs"]
 mod fuzz;
 #[path = "suite/quirks.rs"]

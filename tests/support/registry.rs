@@ -6,6 +6,10 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use axum::{Router, body::Bytes, extract::Request, http::Method, response::Response};
+use axum_server::{
+    accept::NoDelayAcceptor,
+    tls_rustls::{RustlsAcceptor, RustlsConfig},
+};
 use lazaretto::{api::RegistrySpec, image::Digest, registry::Endpoint};
 use parking_lot::Mutex;
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -67,6 +71,7 @@ impl Drop for FakeRegistry {
 pub struct Builder {
     access: Access,
     tls: bool,
+    streams: Option<u32>,
     port: u16,
     before: Option<Before>,
     told: Option<Listener>,
@@ -99,6 +104,13 @@ impl Builder {
         self
     }
 
+    /// With TLS: so many requests at once on one HTTP/2 connection.
+    #[must_use]
+    pub fn streams(mut self, streams: u32) -> Self {
+        self.streams = Some(streams);
+        self
+    }
+
     /// A port of one's own choice; any that is free otherwise.
     #[must_use]
     pub fn port(mut self, port: u16) -> Self {
@@ -126,9 +138,10 @@ impl Builder {
         let router = Router::new().fallback(move |request: Request| answer(Arc::clone(&desk), request));
         let (server, authority) = if self.tls {
             let (authority, config) = certificates();
-            let server =
-                axum_server::from_tcp_rustls(listener.into_std().unwrap(), axum_server::tls_rustls::RustlsConfig::from_config(config))
-                    .unwrap();
+            // Held back by Nagle, an answer comes late by a clock that nobody can pause.
+            let acceptor = RustlsAcceptor::new(RustlsConfig::from_config(config)).acceptor(NoDelayAcceptor::new());
+            let mut server = axum_server::from_tcp(listener.into_std().unwrap()).unwrap().acceptor(acceptor);
+            server.http_builder().http2().max_concurrent_streams(self.streams);
             (tokio::spawn(async move { server.serve(router.into_make_service()).await.unwrap() }), Some(authority))
         } else {
             (tokio::spawn(async move { axum::serve(listener, router).await.unwrap() }), None)
@@ -226,6 +239,10 @@ impl FakeRegistry {
 
     pub fn clear_quirks(&self) {
         self.state.lock().quirks.clear();
+    }
+
+    pub fn access(&self) -> Access {
+        self.state.lock().door.access.clone()
     }
 
     pub fn set_access(&self, access: Access) {
