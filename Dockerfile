@@ -7,7 +7,8 @@ WORKDIR /source
 COPY Cargo.toml Cargo.lock ./
 COPY src src
 # Cargo wants to see the targets that its manifest names.
-RUN mkdir -p tests e2e benches/admission && touch tests/suite.rs e2e/main.rs e2e/trials.rs benches/admission/main.rs \
+RUN mkdir -p tests e2e benches/admission examples \
+    && touch tests/suite.rs e2e/main.rs e2e/trials.rs benches/admission/main.rs examples/misbehave.rs \
     && cargo build --release --locked --bin lazaretto \
     && mkdir /out && cp target/release/lazaretto /out/lazaretto
 

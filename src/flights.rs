@@ -47,7 +47,7 @@ pub struct Bounds {
     pub flights: usize,
     /// Flights at once to one destination.
     pub destination: usize,
-    /// Flights at once to one destination that one asker may have started.
+    /// Flights at once to one destination that one asker may have started; fewer where fewer are left for others.
     pub share: usize,
     /// Answers that are kept.
     pub answers: usize,
@@ -164,7 +164,8 @@ where
         if table.aloft.len() >= self.bounds.flights || to >= self.bounds.destination {
             return Err(NotYet::Full);
         }
-        if table.shares.get(&share).copied().unwrap_or_default() >= self.bounds.share {
+        // As many as are left for others, at the most: two that take their whole shares together leave room for a third.
+        if table.shares.get(&share).copied().unwrap_or_default() >= self.bounds.share.min(self.bounds.destination - to) {
             return Err(NotYet::Share);
         }
         table.remove(&key);

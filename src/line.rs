@@ -8,7 +8,8 @@
 //! - those of one namespace go about in the order in which they came. Not quite: replicas in front of which the same images wait would all
 //!   ask about the same one at the same time, and each of the others' answers would come too late to spare a request;
 //! - the namespaces of one class take turns, so that a namespace that asks for a thousand images delays another's one by a turn and not
-//!   by a thousand;
+//!   by a thousand; and none has more requests under way than there are places left, so that one whose images are slow leaves room for the
+//!   others, and so does a second and a third;
 //! - after a 429 nobody sends anything before the time that the registry named, and more slowly after it. The pace grows back.
 //!
 //! Whoever waits may leave at any time; its place goes to the next.
@@ -69,6 +70,7 @@ pub struct Line(Arc<Mutex<State>>);
 #[derive(Debug)]
 pub struct Turn {
     line: Option<Line>,
+    namespace: Arc<str>,
 }
 
 #[derive(Debug)]
@@ -80,6 +82,8 @@ struct State {
     tokens: f64,
     filled: Instant,
     under_way: usize,
+    /// Whose they are.
+    under_way_of: HashMap<Arc<str>, usize>,
     closed_until: Option<Instant>,
     /// 429s without a named time, one after the other.
     refusals: u32,
@@ -111,6 +115,7 @@ impl Line {
             tokens: rate,
             filled: Instant::now(),
             under_way: 0,
+            under_way_of: HashMap::new(),
             closed_until: None,
             refusals: 0,
             waiting: <[Queue; CLASSES]>::default(),
@@ -201,12 +206,12 @@ impl Line {
             if let Some(wait) = state.closed(now).or_else(|| state.short_of_token(now)) {
                 return self.alarm(state, now + wait);
             }
-            let Some(waiter) = state.next() else { return };
-            state.under_way += 1;
-            if let Err(mut turn) = waiter.send(Turn { line: Some(self.clone()) }) {
+            let Some((namespace, waiter)) = state.next() else { return };
+            state.begin(&namespace);
+            if let Err(mut turn) = waiter.send(Turn { line: Some(self.clone()), namespace }) {
                 // Whoever waited has left. The turn must not come back by itself: the state is locked.
                 turn.line = None;
-                state.under_way -= 1;
+                state.end(&turn.namespace);
                 continue;
             }
             state.tokens -= 1.0;
@@ -276,24 +281,53 @@ impl State {
         Ok(receiver)
     }
 
-    /// Who comes next; it has left the line by then.
-    fn next(&mut self) -> Option<oneshot::Sender<Turn>> {
-        self.turns = self.turns.wrapping_add(1);
-        let other_way = self.turns.is_multiple_of(OTHER_WAY);
-        let mut classes = self.waiting.iter_mut().filter(|class| class.count > 0);
-        let class = if other_way { classes.next_back() } else { classes.next() }?;
-        let namespace = class.order.pop_front()?;
-        let queue = class.by_namespace.get_mut(&namespace)?;
-        let about = u64::try_from(queue.len().min(ABOUT_FIRST)).unwrap_or(1);
-        let at = self.chance.hash_one(self.turns) % about;
-        let waiter = queue.swap_remove_front(usize::try_from(at).unwrap_or_default())?;
-        class.count -= 1;
-        if queue.is_empty() {
-            class.by_namespace.remove(&namespace);
+    /// Who comes next, if anybody may; it has left the line by then.
+    fn next(&mut self) -> Option<(Arc<str>, oneshot::Sender<Turn>)> {
+        let turn = self.turns.wrapping_add(1);
+        let left = self.concurrent - self.under_way;
+        let (waiting, under_way_of) = (&mut self.waiting, &self.under_way_of);
+        let may = |namespace: &str| under_way_of.get(namespace).copied().unwrap_or_default() < left;
+        let chance = self.chance.hash_one(turn);
+        let next = if turn.is_multiple_of(OTHER_WAY) {
+            waiting.iter_mut().rev().find_map(|class| class.next(may, chance))
         } else {
-            class.order.push_back(namespace);
+            waiting.iter_mut().find_map(|class| class.next(may, chance))
+        }?;
+        self.turns = turn;
+        Some(next)
+    }
+
+    fn begin(&mut self, namespace: &Arc<str>) {
+        self.under_way += 1;
+        *self.under_way_of.entry(namespace.clone()).or_default() += 1;
+    }
+
+    fn end(&mut self, namespace: &str) {
+        self.under_way -= 1;
+        if let Some(count) = self.under_way_of.get_mut(namespace) {
+            *count -= 1;
+            if *count == 0 {
+                self.under_way_of.remove(namespace);
+            }
         }
-        Some(waiter)
+    }
+}
+
+impl Queue {
+    /// One of the first of the next namespace that may.
+    fn next(&mut self, may: impl Fn(&str) -> bool, chance: u64) -> Option<(Arc<str>, oneshot::Sender<Turn>)> {
+        let at = self.order.iter().position(|namespace| may(namespace))?;
+        let namespace = self.order.remove(at)?;
+        let queue = self.by_namespace.get_mut(&namespace)?;
+        let about = u64::try_from(queue.len().min(ABOUT_FIRST)).unwrap_or(1);
+        let waiter = queue.swap_remove_front(usize::try_from(chance % about).unwrap_or_default())?;
+        self.count -= 1;
+        if queue.is_empty() {
+            self.by_namespace.remove(&namespace);
+        } else {
+            self.order.push_back(namespace.clone());
+        }
+        Some((namespace, waiter))
     }
 }
 
@@ -311,149 +345,11 @@ impl Drop for Turn {
     fn drop(&mut self) {
         if let Some(line) = self.line.take() {
             let mut state = line.0.lock();
-            state.under_way -= 1;
+            state.end(&self.namespace);
             line.grant(&mut state, Instant::now());
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LONG: Duration = Duration::from_secs(600);
-
-    fn line(rate: u32, concurrent: u32) -> Line {
-        Line::new(&Limits { requests_per_second: rate, concurrent_requests: concurrent, timeout_seconds: 5 })
-    }
-
-    async fn ask(line: &Line, class: Class, namespace: &str) -> Result<Turn, Busy> {
-        line.turn(class, namespace, LONG).await
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_rate_holds() {
-        let line = line(10, 1_000);
-        let start = Instant::now();
-        for _ in 0..30 {
-            drop(ask(&line, Class::Admission, "a").await.unwrap());
-        }
-        let took = start.elapsed().as_secs_f64();
-        assert!((1.9..2.2).contains(&took), "10 at once, then 20 at 10 a second: {took} s");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn places_are_given_back_also_by_those_who_leave() {
-        let line = line(1_000, 2);
-        let both = (ask(&line, Class::Admission, "a").await.unwrap(), ask(&line, Class::Admission, "a").await.unwrap());
-        let busy = line.turn(Class::Admission, "a", Duration::from_millis(10)).await.unwrap_err();
-        assert_eq!(busy.cause, BusyCause::Limit);
-        let (one, two) = (line.clone(), line.clone());
-        let leaves = tokio::spawn(async move { ask(&one, Class::Admission, "a").await });
-        let stays = tokio::spawn(async move { ask(&two, Class::Admission, "a").await });
-        tokio::task::yield_now().await;
-        assert_eq!(line.waiting(), 3, "one of them has left and does not know it");
-        leaves.abort();
-        let _ = leaves.await;
-        drop(both);
-        stays.await.unwrap().unwrap();
-        assert_eq!(line.waiting(), 0);
-        assert_eq!(line.0.lock().under_way, 0);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_greedy_namespace_delays_another_by_a_turn() {
-        let line = line(10, 1_000);
-        let order = Arc::new(Mutex::new(Vec::new()));
-        for _ in 0..10 {
-            drop(ask(&line, Class::Admission, "first").await.unwrap());
-        }
-        let mut tasks = Vec::new();
-        let mut queue = |namespace: &'static str, class: Class| {
-            let (line, order) = (line.clone(), order.clone());
-            tasks.push(tokio::spawn(async move {
-                let turn = ask(&line, class, namespace).await.unwrap();
-                order.lock().push(namespace);
-                drop(turn);
-            }));
-        };
-        (0..500).for_each(|_| queue("greedy", Class::Admission));
-        queue("modest", Class::Admission);
-        tokio::task::yield_now().await;
-        queue("poll", Class::Polling);
-        queue("retry", Class::Retry);
-        tokio::time::sleep(Duration::from_secs(3)).await;
-        let first: Vec<_> = order.lock().iter().take(30).copied().collect();
-        assert!(first[..2].contains(&"modest"), "{first:?}");
-        let at = |name: &str| first.iter().position(|seen| *seen == name).unwrap();
-        assert!(at("poll") < at("retry"), "one turn in eight goes the other way round: {first:?}");
-        assert!(first[at("poll") + 1..at("retry")].iter().filter(|name| **name == "greedy").count() >= 6, "{first:?}");
-        for task in tasks {
-            task.abort();
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn nothing_is_sent_before_the_time_that_the_registry_named() {
-        let line = line(1_000, 1_000);
-        let start = Instant::now();
-        line.throttled(Some(Duration::from_secs(1)));
-        line.throttled(Some(Duration::from_millis(10)));
-        drop(ask(&line, Class::Admission, "a").await.unwrap());
-        assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
-        line.throttled(Some(Duration::from_secs(30)));
-        let busy = ask(&line, Class::Admission, "a").await.unwrap_err();
-        assert_eq!(busy, Busy { cause: BusyCause::Throttled, retry_after: Duration::from_secs(30) }, "told at once, not kept waiting");
-        tokio::time::advance(Duration::from_secs(31)).await;
-        assert!(ask(&line, Class::Admission, "a").await.is_ok());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_waits_when_it_closes_for_long_is_told() {
-        let line = line(1_000, 1);
-        let held = ask(&line, Class::Admission, "a").await.unwrap();
-        let other = line.clone();
-        let waiter = tokio::spawn(async move { ask(&other, Class::Admission, "a").await });
-        tokio::task::yield_now().await;
-        line.throttled(Some(Duration::from_secs(60)));
-        assert_eq!(waiter.await.unwrap().unwrap_err().cause, BusyCause::Throttled);
-        drop(held);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_registry_that_names_no_time_is_asked_ever_more_rarely_until_it_answers() {
-        let line = line(1_000, 10);
-        let mut waits = Vec::new();
-        for _ in 0..8 {
-            waits.push(line.throttled(None).as_millis());
-            tokio::time::advance(Duration::from_secs(60)).await;
-        }
-        assert_eq!(waits, [500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]);
-        line.answered();
-        assert_eq!(line.throttled(None).as_millis(), 500);
-    }
-
-    /// A registry that allows twenty a second and says nothing about it beforehand.
-    #[tokio::test(start_paused = true)]
-    async fn the_pace_comes_down_to_what_a_registry_bears() {
-        let line = line(200, 16);
-        let start = Instant::now();
-        let (mut bucket, mut filled, mut served) = (20.0_f64, start, 0);
-        while served < 600 {
-            let turn = ask(&line, Class::Admission, "a").await.unwrap();
-            let now = Instant::now();
-            bucket = (bucket + (now - filled).as_secs_f64() * 20.0).min(20.0);
-            filled = now;
-            if bucket >= 1.0 {
-                bucket -= 1.0;
-                served += 1;
-                line.answered();
-            } else {
-                line.throttled(Some(Duration::from_secs(1)));
-            }
-            drop(turn);
-        }
-        let took = start.elapsed().as_secs_f64();
-        assert!(took < 600.0 / 20.0 * 1.25, "{took} s for 600 requests at 20 a second");
-    }
-}
+mod tests;

@@ -3,6 +3,8 @@
 //! Each names the image, what is known of it, the policy, and what to do. None says more about a registry than its reader may
 //! see: what is absent and what is forbidden read the same.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use crate::{
@@ -80,7 +82,7 @@ pub fn reason(why: &Why, subject: Option<&Subject>) -> String {
         Why::Unknown(unknown) => not_known(unknown),
         Why::Busy(busy) => match busy.cause {
             BusyCause::Deadline => "the registry has not answered yet; the look-up goes on. Try again shortly".to_owned(),
-            BusyCause::Throttled => format!("the registry asks to wait {} s before it is asked again", busy.retry_after.as_secs()),
+            BusyCause::Throttled => format!("the registry asks to wait {} s before it is asked again", whole_seconds(busy.retry_after)),
             BusyCause::Limit => "this registry's request limit is used up for the moment. Try again shortly".to_owned(),
             BusyCause::QueueFull => "too many images are being looked up at once. Try again shortly".to_owned(),
             BusyCause::Share => "this namespace has too many look-ups under way. Try again shortly".to_owned(),
@@ -161,6 +163,11 @@ fn not_known(unknown: &Unknown) -> String {
             format!("its registry refuses the credentials of its Registry object ({why}), and this policy waits until it can be asked")
         }
     }
+}
+
+/// A time to wait, for people: whoever came back any sooner would be told to wait once more.
+fn whole_seconds(time: Duration) -> u64 {
+    (time.as_secs() + u64::from(time.subsec_nanos() > 0)).max(1)
 }
 
 /// A time to the second, for people.

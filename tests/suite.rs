@@ -15,8 +15,14 @@ mod acr;
 mod cli;
 #[path = "suite/crds.rs"]
 mod crds;
+#[path = "suite/force.rs"]
+mod force;
 #[path = "suite/fuzz.rs"]
 mod fuzz;
+#[path = "suite/quirks.rs"]
+mod quirks;
+#[path = "suite/race.rs"]
+mod race;
 #[path = "suite/reference.rs"]
 mod reference;
 #[path = "suite/registry.rs"]

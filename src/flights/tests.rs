@@ -88,6 +88,18 @@ async fn shares_and_bounds_hold_and_are_given_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn those_who_take_their_whole_share_leave_room_for_others() {
+    let flights = Flights::new(Bounds { flights: 64, destination: 16, share: 8, ..BOUNDS });
+    for (asker, places) in [("one", 8), ("two", 4), ("three", 2), ("four", 1), ("five", 1)] {
+        let before = flights.aloft();
+        for question in 0..16 {
+            flights.launch(&*format!("{asker} {question}").leak(), ticket(asker), || slow(5, 1));
+        }
+        assert_eq!(flights.aloft() - before, places, "{asker}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn facts_that_come_by_another_way_wake_the_waiters() {
     let flights = Arc::new(Flights::new(BOUNDS));
     let other = flights.clone();

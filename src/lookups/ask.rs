@@ -186,7 +186,7 @@ impl Parts {
             })
             .await;
         if matches!(outcome, Outcome::Found(_)) && registry.is_some() && access.own {
-            self.sources.health(&endpoint).answered(subject.repository(), subject.digest());
+            self.sources.health(&endpoint).answered(namespace, subject.repository(), subject.digest());
         }
         outcome
     }
@@ -297,7 +297,7 @@ impl Parts {
         let key = ProbeKey::Alive(context.endpoint.base.as_str().into());
         match self.probes.get(key, ticket(context.endpoint), deadline, probe).await {
             Ok(false) => {}
-            Ok(true) if self.answers_about_others(context, &health).await => {
+            Ok(true) if self.answers_about_others(context, &health, Some((context.namespace, context.repository))).await => {
                 return Outcome::Pending(format!("the registry is well, but did not answer about this image ({})", outage.message));
             }
             Ok(true) => {}
@@ -317,16 +317,16 @@ impl Parts {
     }
 
     /// Whether a registry that is alive also answers about images: its storage may be out while its front door is not. Asked of what it
-    /// answered about before, in other repositories than the one in question: whoever chose that one has not chosen these.
-    async fn answers_about_others(&self, context: &Context<'_>, health: &Health) -> bool {
+    /// answered other namespaces about before, in other repositories than the one in question: whoever chose that one has not chosen these.
+    async fn answers_about_others(&self, context: &Context<'_>, health: &Health, besides: Option<(&str, &str)>) -> bool {
         // Without anything to ask about there is no evidence of an outage.
-        let Some(canaries) = health.canaries(context.repository).filter(|_| context.access.own) else { return true };
+        let Some(canaries) = health.canaries(besides).filter(|_| context.access.own) else { return true };
         let mut endpoint = context.endpoint.clone();
         endpoint.timeout = probe_time(&endpoint);
-        let ask = canaries.iter().map(|(repository, digest)| {
+        let ask = canaries.iter().map(|canary| {
             let client = self.client.within(Pass::free(endpoint.timeout));
             let (endpoint, credentials) = (&endpoint, &context.access.credentials);
-            async move { client.resolve(endpoint, credentials, repository, TagOrDigest::Digest(digest)).await }
+            async move { client.resolve(endpoint, credentials, &canary.repository, TagOrDigest::Digest(&canary.digest)).await }
         });
         futures::future::join_all(ask).await.iter().any(|end| !matches!(end, Err(Failure::Outage(_))))
     }
@@ -357,7 +357,7 @@ impl Parts {
             }
             let context =
                 Context { registry: None, endpoint: &endpoint, access: &access, repository: "", class: Class::Retry, namespace: "" };
-            if self.answers_about_others(&context, &health).await {
+            if self.answers_about_others(&context, &health, None).await {
                 break;
             }
         }

@@ -1,9 +1,10 @@
 //! Whether a registry itself is well, as far as there is evidence: a circuit breaker that nobody's image can trip.
 //!
 //! A question that ends without an answer says something about one image, which an author chose. It takes more to say something about the
-//! registry: that it answers nothing at all, or nothing about images of other repositories that it answered about before. Once that is
-//! found out the registry counts as out, and whoever asks is told at once instead of waiting for one more time-out. One task looks for
-//! the end of it, soon and then every few seconds, whether anybody asks or not; so the first question after the recovery is asked again.
+//! registry: that it answers nothing at all, or nothing about images that other namespaces asked for and that it answered about before: an
+//! author may have several repositories, and make all of them slow. Once that is found out the registry counts as out, and whoever asks is
+//! told at once instead of waiting for one more time-out. One task looks for the end of it, soon and then every few seconds, whether anybody
+//! asks or not; so the first question after the recovery is asked again.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -11,9 +12,9 @@ use parking_lot::Mutex;
 
 use crate::{facts::Outage, image::Digest};
 
-/// Repositories whose last answer is remembered, to ask about again when another does not answer.
+/// Namespaces whose last answer is remembered, to ask for it again when another's does not come.
 const MOST_CANARIES: usize = 8;
-/// Of these so many are asked about, each of another repository than the one in question.
+/// Of these so many are asked for, each of another namespace and another repository than the one in question.
 pub(super) const ASKED_CANARIES: usize = 2;
 /// When to look again whether it is well: this, doubled each time.
 pub(super) const FIRST_LOOK: Duration = Duration::from_millis(500);
@@ -27,8 +28,17 @@ pub(super) struct Health(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     out: Option<Outage>,
-    /// What it answered about, the latest last, each of another repository.
-    canaries: VecDeque<(Arc<str>, Digest)>,
+    /// The latest last, each of another namespace and another repository.
+    canaries: VecDeque<Canary>,
+}
+
+/// An image that the registry answered about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Canary {
+    /// Who asked; nobody where it was the leader.
+    namespace: Arc<str>,
+    pub(super) repository: Arc<str>,
+    pub(super) digest: Digest,
 }
 
 impl Health {
@@ -50,27 +60,27 @@ impl Health {
         self.0.lock().out.take().is_some()
     }
 
-    /// It answered about an image with the Registry's own credentials.
-    pub(super) fn answered(&self, repository: &str, digest: &Digest) {
-        let mut state = self.0.lock();
-        if let Some(at) = state.canaries.iter().position(|(held, _)| **held == *repository) {
-            if at + 1 == state.canaries.len() && state.canaries[at].1 == *digest {
-                return;
-            }
-            state.canaries.remove(at);
+    /// It answered a namespace about an image, with the Registry's own credentials.
+    pub(super) fn answered(&self, namespace: &str, repository: &str, digest: &Digest) {
+        let canaries = &mut self.0.lock().canaries;
+        let same = |held: &Canary| *held.namespace == *namespace && *held.repository == *repository && held.digest == *digest;
+        if canaries.back().is_some_and(same) {
+            return;
         }
-        if state.canaries.len() >= MOST_CANARIES {
-            state.canaries.pop_front();
+        canaries.retain(|held| *held.namespace != *namespace && *held.repository != *repository);
+        if canaries.len() >= MOST_CANARIES {
+            canaries.pop_front();
         }
-        state.canaries.push_back((repository.into(), digest.clone()));
+        canaries.push_back(Canary { namespace: namespace.into(), repository: repository.into(), digest: digest.clone() });
     }
 
-    /// What to ask about when a question about this repository is not answered: the latest of others. None where there are too few of them
-    /// to say anything.
-    pub(super) fn canaries(&self, besides: &str) -> Option<Vec<(Arc<str>, Digest)>> {
+    /// What to ask about when a namespace's question about a repository is not answered: the latest of other namespaces and other
+    /// repositories. None where there are too few of them to say anything.
+    pub(super) fn canaries(&self, besides: Option<(&str, &str)>) -> Option<Vec<Canary>> {
         let state = self.0.lock();
-        let others: Vec<_> =
-            state.canaries.iter().rev().filter(|(repository, _)| **repository != *besides).take(ASKED_CANARIES).cloned().collect();
+        let other =
+            |held: &&Canary| besides.is_none_or(|(namespace, repository)| *held.namespace != *namespace && *held.repository != *repository);
+        let others: Vec<_> = state.canaries.iter().rev().filter(other).take(ASKED_CANARIES).cloned().collect();
         (others.len() == ASKED_CANARIES).then_some(others)
     }
 }
@@ -95,19 +105,37 @@ mod tests {
     }
 
     #[test]
-    fn canaries_are_the_latest_of_other_repositories() {
+    fn canaries_are_the_latest_of_other_namespaces_and_repositories() {
         let health = Health::default();
-        assert_eq!(health.canaries("a"), None);
-        health.answered("a", &digest(1));
-        health.answered("b", &digest(2));
-        assert_eq!(health.canaries("a"), None, "one other says too little");
-        health.answered("c", &digest(3));
-        health.answered("b", &digest(4));
-        assert_eq!(health.canaries("a"), Some(vec![("b".into(), digest(4)), ("c".into(), digest(3))]));
-        assert_eq!(health.canaries("b"), Some(vec![("c".into(), digest(3)), ("a".into(), digest(1))]));
+        let ask = |besides| health.canaries(besides).map(|found| found.into_iter().map(|canary| canary.repository).collect::<Vec<_>>());
+        assert_eq!(ask(Some(("x", "a"))), None);
+        health.answered("x", "a", &digest(1));
+        health.answered("y", "b", &digest(2));
+        assert_eq!(ask(Some(("x", "a"))), None, "one other says too little");
+        health.answered("z", "c", &digest(3));
+        health.answered("y", "b", &digest(4));
+        assert_eq!(health.canaries(Some(("x", "a"))).map(|found| found[0].digest.clone()), Some(digest(4)));
+        assert_eq!(ask(Some(("x", "a"))), Some(vec!["b".into(), "c".into()]));
+        assert_eq!(ask(Some(("x", "b"))), None, "it is in question itself, whoever asked for it");
+        assert_eq!(ask(Some(("w", "d"))), Some(vec!["b".into(), "c".into()]));
+        assert_eq!(ask(None), Some(vec!["b".into(), "c".into()]));
+        health.answered("z", "b", &digest(4));
+        assert_eq!(ask(None), Some(vec!["b".into(), "a".into()]), "the same image twice says nothing twice");
         for number in 0..100 {
-            health.answered(&format!("r{number}"), &digest(number));
+            health.answered(&format!("n{number}"), &format!("r{number}"), &digest(number));
         }
         assert_eq!(health.0.lock().canaries.len(), MOST_CANARIES);
+    }
+
+    #[test]
+    fn a_namespace_with_many_repositories_has_one_canary_and_takes_nobody_elses_away() {
+        let health = Health::default();
+        health.answered("x", "a", &digest(1));
+        health.answered("y", "b", &digest(2));
+        for number in 0..100 {
+            health.answered("greedy", &format!("r{number}"), &digest(number));
+        }
+        let found = health.canaries(Some(("greedy", "another"))).unwrap();
+        assert_eq!(found.iter().map(|canary| &*canary.namespace).collect::<Vec<_>>(), ["y", "x"]);
     }
 }

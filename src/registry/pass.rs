@@ -53,7 +53,8 @@ impl Pass {
         Self { line: Some((line, class, namespace.into())), slow: Mutex::new(Some(Box::new(slow))), ..Self::free(whole) }
     }
 
-    /// Time, and no line: for what must not wait behind others, such as the question whether the registry is alive.
+    /// Time, and neither a line nor a connection that others wait for: for what must not wait behind others, such as the question whether the
+    /// registry is alive.
     #[must_use]
     pub fn free(whole: Duration) -> Self {
         let clock = Clock { sending: 0, since: Instant::now(), spent: Duration::ZERO };
@@ -64,6 +65,11 @@ impl Pass {
     #[must_use]
     pub fn unless(self, needless: impl Fn() -> bool + Send + Sync + 'static) -> Self {
         Self { needless: Some(Box::new(needless)), ..self }
+    }
+
+    /// It waits behind nobody.
+    pub(super) const fn is_free(&self) -> bool {
+        self.line.is_none()
     }
 
     /// Waits for a turn.
@@ -183,12 +189,14 @@ mod tests {
         };
         drop(pass(&known).turn().await.unwrap());
         let begun = Instant::now();
-        let (waits, other) = (pass(&known), pass(&Arc::new(AtomicUsize::new(0))));
+        let (one, two) = (pass(&known), pass(&known));
         known.store(1, Ordering::Relaxed);
-        let (end, turn) = tokio::join!(waits.turn(), other.turn());
-        assert!(matches!(end, Err(Failure::Held(_))), "{end:?}");
-        assert!(turn.is_ok());
-        assert_eq!(begun.elapsed().as_secs(), 1, "one request's time, though two had waited");
+        let (one, two) = tokio::join!(one.turn(), two.turn());
+        for end in [one, two] {
+            assert!(matches!(end, Err(Failure::Held(_))), "{end:?}");
+        }
+        assert!(pass(&Arc::default()).turn().await.is_ok());
+        assert_eq!(begun.elapsed().as_secs(), 1, "one request's time, though three had waited");
     }
 
     #[tokio::test(start_paused = true)]

@@ -141,7 +141,8 @@ impl Question<'_> {
         // The Registry's authorities vouch for its own hosts only.
         let authorities = self.endpoint.authorities.as_ref().filter(|_| self.is_near(url));
         let _turn = self.pass.turn().await?;
-        let answer = self.pass.within(&peer(url), self.transport.send(Hop { method, url, headers, body, rules, authorities })).await?;
+        let hop = Hop { method, url, headers, body, rules, authorities, apart: self.pass.is_free() };
+        let answer = self.pass.within(&peer(url), self.transport.send(hop)).await?;
         if answer.status == StatusCode::TOO_MANY_REQUESTS {
             // The line is told at once: others stand in it.
             let named = retry_after(&answer.headers, Timestamp::now());

@@ -36,6 +36,8 @@ pub(super) struct Hop<'a> {
     pub(super) body: Option<Bytes>,
     pub(super) rules: Rules,
     pub(super) authorities: Option<&'a Authorities>,
+    /// On connections apart from those of look-ups: HTTP/2 carries only so many requests at once on one, and slow ones may take them all.
+    pub(super) apart: bool,
 }
 
 /// What connections may be shared by.
@@ -44,6 +46,7 @@ struct Way {
     rules: Rules,
     authorities: Option<Authorities>,
     proxy: Option<String>,
+    apart: bool,
 }
 
 /// Sends requests. Holds the connections.
@@ -67,7 +70,7 @@ impl Transport {
         let transport = Self { resolver, cluster, proxies: options.proxies, clients: Mutex::default() };
         // Now rather than at the first question: without certificate authorities, say, nothing would ever work.
         transport
-            .client(Way { rules: Rules::Listed, authorities: None, proxy: None })
+            .client(Way { rules: Rules::Listed, authorities: None, proxy: None, apart: false })
             .map_err(|error| BuildError::Tls(innermost(&error)))?;
         Ok(transport)
     }
@@ -113,7 +116,7 @@ impl Transport {
         let proxy = self.proxies.of(hop.url).map(str::to_owned);
         self.check(hop.url, hop.rules, proxy.is_some())?;
         let client = self
-            .client(Way { rules: hop.rules, authorities: hop.authorities.cloned(), proxy })
+            .client(Way { rules: hop.rules, authorities: hop.authorities.cloned(), proxy, apart: hop.apart })
             .map_err(|error| Failure::Misbehaved(tidy(&format!("cannot make a client for {peer}: {}", innermost(&error)), 256)))?;
         let is_head = hop.method == Method::HEAD;
         tracing::debug!(method = %hop.method, host = peer, path = hop.url.path(), "asks");

@@ -5,3 +5,4 @@
 pub mod acr;
 pub mod random;
 pub mod registry;
+pub mod world;

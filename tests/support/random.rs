@@ -34,6 +34,11 @@ impl Random {
         usize::try_from(self.next() % limit as u64).expect("below a usize")
     }
 
+    /// A time below `limit`, in whole milliseconds.
+    pub fn time(&mut self, limit: Duration) -> Duration {
+        Duration::from_millis(self.below(usize::try_from(limit.as_millis()).expect("a time for tests")) as u64)
+    }
+
     /// True once in `times`.
     pub fn one_in(&mut self, times: usize) -> bool {
         self.below(times) == 0
@@ -75,6 +80,11 @@ impl Random {
             _ => input.truncate(if self.one_in(4) { start } else { input.len() }),
         }
     }
+}
+
+/// How many rounds a search has whose clock is not the wall's: `LAZARETTO_FUZZ_ROUNDS`, else `usual`.
+pub fn rounds(usual: usize) -> usize {
+    env::var("LAZARETTO_FUZZ_ROUNDS").map_or(usual, |text| text.parse().expect("LAZARETTO_FUZZ_ROUNDS is a number"))
 }
 
 /// How long a search for faults may take: `LAZARETTO_FUZZ_SECONDS`, else `usual`.

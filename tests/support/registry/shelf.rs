@@ -1,0 +1,56 @@
+//! What the registry keeps.
+
+use std::collections::BTreeMap;
+
+use axum::{body::Bytes, response::Response};
+use lazaretto::image::Digest;
+
+use super::{OCI_INDEX, Recorded, error, respond};
+
+/// Manifests by repository and digest: media type and bytes; and tags.
+#[derive(Default)]
+pub(super) struct Shelf {
+    manifests: BTreeMap<(String, String), (String, Bytes)>,
+    tags: BTreeMap<(String, String), String>,
+}
+
+impl Shelf {
+    pub(super) fn push(&mut self, repository: &str, tag: Option<&str>, media_type: &str, bytes: Bytes) -> Digest {
+        let digest = Digest::of(&bytes);
+        self.manifests.insert((repository.to_owned(), digest.to_string()), (media_type.to_owned(), bytes));
+        if let Some(tag) = tag {
+            self.tag(repository, tag, &digest);
+        }
+        digest
+    }
+
+    pub(super) fn tag(&mut self, repository: &str, tag: &str, digest: &Digest) {
+        self.tags.insert((repository.to_owned(), tag.to_owned()), digest.to_string());
+    }
+
+    /// Whether an index of the repository names the digest.
+    pub(super) fn is_child(&self, repository: &str, digest: &str) -> bool {
+        self.manifests
+            .iter()
+            .any(|((held, _), (kind, bytes))| held == repository && kind == OCI_INDEX && String::from_utf8_lossy(bytes).contains(digest))
+    }
+
+    /// What it answers for a tag or digest.
+    pub(super) fn manifest(&self, request: &Recorded, repository: &str, reference: &str) -> Response {
+        if ["oci.image.index.v1", "oci.image.manifest.v1", "manifest.list.v2", "distribution.manifest.v2"]
+            .iter()
+            .any(|kind| !request.header("accept").unwrap_or_default().contains(kind))
+        {
+            return respond(
+                200,
+                &[("content-type", "application/vnd.docker.distribution.manifest.v1+prettyjws".into())],
+                r#"{"schemaVersion":1,"fsLayers":[]}"#,
+            );
+        }
+        let digest = self.tags.get(&(repository.to_owned(), reference.to_owned())).map_or(reference, String::as_str);
+        let Some((media_type, bytes)) = self.manifests.get(&(repository.to_owned(), digest.to_owned())) else {
+            return error(404, "MANIFEST_UNKNOWN", "manifest unknown");
+        };
+        respond(200, &[("content-type", media_type.clone()), ("docker-content-digest", digest.to_owned())], bytes.clone())
+    }
+}
