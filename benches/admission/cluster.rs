@@ -8,6 +8,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 use tokio::sync::OnceCell;
+use url::Url;
 
 use crate::e2e::lab::{Lab, install::Installation};
 
@@ -31,4 +32,22 @@ pub async fn client(kubeconfig: &Path) -> Client {
     config.connect_timeout = Some(Duration::from_secs(5));
     config.default_retry = false;
     Client::try_from(config).unwrap()
+}
+
+/// The way to an API server, for those who show it what others gave them.
+#[derive(Clone)]
+pub struct Reach {
+    /// Where it is.
+    pub server: Url,
+    /// Believes it.
+    pub http: reqwest::Client,
+}
+
+/// The API server of a kubeconfig file.
+pub async fn reach(kubeconfig: &Path) -> Reach {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig).unwrap();
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
+    let roots = config.root_cert.iter().flatten().map(|der| reqwest::Certificate::from_der(der).unwrap());
+    let http = reqwest::Client::builder().no_proxy().tls_certs_only(roots).build().unwrap();
+    Reach { server: config.cluster_url.to_string().parse().unwrap(), http }
 }

@@ -171,7 +171,7 @@ pub fn waiver(number: usize) -> Value {
             "requirements": ["Released"],
             "digests": [Digest::of(format!("waived {number}").as_bytes()).to_string()],
             "namespaces": [format!("team-{number}")],
-            "reason": "an incident", "by": "jane", "expires": "2099-01-01T00:00:00Z",
+            "reason": "an incident", "by": "admin", "expires": "2099-01-01T00:00:00Z",
         },
     })
 }
