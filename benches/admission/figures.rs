@@ -10,8 +10,8 @@ pub struct Figures(Vec<(String, f64, &'static str)>);
 
 impl Figures {
     /// Adds one.
-    pub fn add(&mut self, name: String, value: f64, unit: &'static str) {
-        self.0.push((name, value, unit));
+    pub fn add(&mut self, name: impl Into<String>, value: f64, unit: &'static str) {
+        self.0.push((name.into(), value, unit));
     }
 
     /// One JSON object a line; four significant digits, which is more than is repeatable.
@@ -46,4 +46,26 @@ pub fn time_on_core(name: &str) -> Duration {
         .filter_map(|thread| fs::read_to_string(thread.path().join("schedstat")).ok()?.split(' ').next()?.parse().ok())
         .map(Duration::from_nanos)
         .sum()
+}
+
+/// Milliseconds.
+pub fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+/// A number of things.
+pub fn count(number: usize) -> f64 {
+    f64::from(u32::try_from(number).unwrap_or(u32::MAX))
+}
+
+/// A size of this process in MiB, by its name in the kernel's words: `VmRSS`, `VmHWM`.
+pub fn resident(what: &str) -> f64 {
+    resident_of("self", what)
+}
+
+/// The same of a process.
+pub fn resident_of(process: &str, what: &str) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).expect("the kernel's word about a process");
+    let line = status.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(':')).expect("a size");
+    line.trim().trim_end_matches(" kB").parse::<f64>().expect("a number of kB") / 1_024.0
 }

@@ -1,4 +1,4 @@
-//! The load: a fixed number of reviews over connections that stay open, the next one as soon as the last is answered.
+//! The load: reviews over connections that stay open, the next one as soon as the last is answered, or all at once.
 
 use std::{cell::Cell, rc::Rc, sync::Arc, time::Duration};
 
@@ -14,11 +14,12 @@ use tokio_rustls::TlsConnector;
 use crate::{
     figures::{quantile, time_on_core},
     stack::{SERVER_THREAD, Target},
-    world::World,
 };
 
-/// A run ends after this long with what it has by then.
-const LONGEST: Duration = Duration::from_secs(10);
+/// Where the program answers, with the patience that an API server most often has.
+pub const PATH: &str = "/validate/enforce?timeout=10s";
+/// Whatever is wrong with the other side, no answer is waited for longer: twice an API server's longest patience.
+const LONGEST_ANSWER: Duration = Duration::from_secs(60);
 
 /// What is spoken over TLS.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -37,26 +38,69 @@ enum Sender {
 /// Open connections, one a request in flight.
 pub struct Connections {
     senders: Vec<Rc<tokio::sync::Mutex<Sender>>>,
-    authority: Arc<str>,
+    authority: Rc<str>,
+    path: Rc<str>,
+}
+
+/// How long a run is, and what is a good answer in it.
+#[derive(Clone, Copy)]
+pub struct Run {
+    /// Requests at the most.
+    pub requests: usize,
+    /// It ends after this long with what it has by then.
+    pub longest: Duration,
+    /// Good answers hold this.
+    pub wanted: &'static [u8],
+}
+
+/// A yes.
+pub const ALLOWED: &[u8] = br#""allowed":true"#;
+/// A no, or a not yet.
+pub const REFUSED: &[u8] = br#""allowed":false"#;
+/// Either.
+pub const ANSWERED: &[u8] = br#""allowed":"#;
+
+impl Run {
+    /// So many reviews that all are admitted.
+    pub const fn of(requests: usize) -> Self {
+        Self { requests, longest: Duration::from_secs(10), wanted: ALLOWED }
+    }
+
+    /// As many as there can be in this time.
+    pub const fn during(longest: Duration) -> Self {
+        Self { requests: usize::MAX, longest, wanted: ALLOWED }
+    }
 }
 
 /// What came of a run.
-pub struct Run {
+pub struct Ran {
     /// Reviews a second.
     pub throughput: f64,
-    /// From before a request is sent until its answer is read.
-    pub p50: Duration,
-    /// The same.
-    pub p99: Duration,
+    /// From before a request is sent until its answer is read, sorted.
+    pub latencies: Vec<Duration>,
+    /// Answers that were not wanted.
+    pub unwanted: usize,
     /// The server's time on a core, a review.
     pub cpu: Duration,
     /// The share of the time in which the server was on a core.
     pub busy: f64,
 }
 
+impl Ran {
+    /// The latency that a share of all do not exceed.
+    pub fn quantile(&self, share: f64) -> Duration {
+        quantile(&self.latencies, share)
+    }
+}
+
 impl Connections {
     /// Opens them.
     pub async fn open(target: &Target, protocol: Protocol, concurrency: usize) -> Self {
+        Self::open_to(target, PATH, protocol, concurrency).await
+    }
+
+    /// Opens them, for another path.
+    pub async fn open_to(target: &Target, path: &str, protocol: Protocol, concurrency: usize) -> Self {
         let mut tls = (*target.trust).clone();
         tls.alpn_protocols = vec![match protocol {
             Protocol::Http1 => b"http/1.1".to_vec(),
@@ -71,7 +115,7 @@ impl Connections {
             }
             let stream = TcpStream::connect(target.address).await.unwrap();
             stream.set_nodelay(true).unwrap();
-            let name = ServerName::try_from("localhost").unwrap();
+            let name = ServerName::try_from(target.name.clone()).unwrap();
             let stream = TokioIo::new(connector.connect(name, stream).await.unwrap());
             senders.push(match protocol {
                 Protocol::Http1 => {
@@ -87,58 +131,69 @@ impl Connections {
             });
         }
         let senders = senders.into_iter().map(|sender| Rc::new(tokio::sync::Mutex::new(sender))).collect();
-        Self { senders, authority: target.address.to_string().into() }
+        Self { senders, authority: target.address.to_string().into(), path: path.into() }
     }
 
     /// Sends one review.
     pub async fn ask(&self, review: Bytes) -> Bytes {
-        self.senders[0].lock().await.send(&self.authority, review).await
+        self.senders[0].lock().await.send(&self.authority, &self.path, review).await
     }
 
-    /// Sends this many reviews, and checks that each is answered with yes.
-    pub async fn run(&self, world: &World, requests: usize) -> Run {
-        let next = Rc::new(Cell::new(0));
+    /// Sends one review on a connection of its own, to a path of its own. Returns how long the answer took, too.
+    pub async fn ask_on(&self, connection: usize, path: &str, review: Bytes) -> (Duration, Bytes) {
+        let mut sender = self.senders[connection].lock().await;
+        let sent = Instant::now();
+        let answer = sender.send(&self.authority, path, review).await;
+        (sent.elapsed(), answer)
+    }
+
+    /// Sends reviews, round and round.
+    pub async fn run(&self, reviews: &[Bytes], run: Run) -> Ran {
+        let (next, unwanted) = (Cell::new(0), Cell::new(0));
         let (before, begun) = (time_on_core(SERVER_THREAD), Instant::now());
-        let lanes = self.senders.iter().map(|sender| lane(sender.clone(), self.authority.clone(), world, next.clone(), requests, begun));
+        let lanes = self.senders.iter().map(async |sender| {
+            let mut sender = sender.lock().await;
+            let mut latencies = Vec::new();
+            while next.get() < run.requests && begun.elapsed() < run.longest {
+                let turn: usize = next.replace(next.get() + 1);
+                let body = reviews[turn % reviews.len()].clone();
+                let sent = Instant::now();
+                let answer = sender.send(&self.authority, &self.path, body).await;
+                latencies.push(sent.elapsed());
+                if !holds(&answer, run.wanted) {
+                    unwanted.set(unwanted.get() + 1);
+                }
+            }
+            latencies
+        });
         let mut latencies: Vec<Duration> = futures::future::join_all(lanes).await.into_iter().flatten().collect();
         let (took, on_core) = (begun.elapsed(), time_on_core(SERVER_THREAD).saturating_sub(before));
         latencies.sort_unstable();
         let done = u32::try_from(latencies.len()).unwrap();
-        Run {
+        Ran {
             throughput: f64::from(done) / took.as_secs_f64(),
-            p50: quantile(&latencies, 0.5),
-            p99: quantile(&latencies, 0.99),
-            cpu: on_core / done,
+            latencies,
+            unwanted: unwanted.get(),
+            cpu: on_core / done.max(1),
             busy: on_core.as_secs_f64() / took.as_secs_f64(),
         }
     }
 }
 
-/// One request after another.
-async fn lane(
-    sender: Rc<tokio::sync::Mutex<Sender>>,
-    authority: Arc<str>,
-    world: &World,
-    next: Rc<Cell<usize>>,
-    requests: usize,
-    begun: Instant,
-) -> Vec<Duration> {
-    let mut sender = sender.lock().await;
-    let mut latencies = Vec::with_capacity(requests);
-    while next.get() < requests && begun.elapsed() < LONGEST {
-        let turn = next.replace(next.get() + 1);
-        let body = world.reviews[turn % world.reviews.len()].clone();
-        let sent = Instant::now();
-        let answer = sender.send(&authority, body).await;
-        latencies.push(sent.elapsed());
-        assert!(answer.windows(14).any(|window| window == br#""allowed":true"#), "{}", String::from_utf8_lossy(&answer));
-    }
-    latencies
+/// Whether an answer holds a text.
+pub fn holds(answer: &[u8], text: &[u8]) -> bool {
+    answer.windows(text.len()).any(|window| window == text)
 }
 
 impl Sender {
-    async fn send(&mut self, authority: &str, body: Bytes) -> Bytes {
-        const PATH: &str = "/validate/enforce?timeout=10s";
+    async fn send(&mut self, authority: &str, path: &str, body: Bytes) -> Bytes {
+        let Ok(answer) = tokio::time::timeout(LONGEST_ANSWER, self.exchange(authority, path, body)).await else {
+            panic!("{authority}{path}: no answer within {LONGEST_ANSWER:?}");
+        };
+        answer
+    }
+
+    async fn exchange(&mut self, authority: &str, path: &str, body: Bytes) -> Bytes {
         let request = |uri: String| {
             Request::post(uri)
                 .header(header::HOST, authority)
@@ -151,11 +206,11 @@ impl Sender {
         let answer = match self {
             Self::Http1(sender) => {
                 sender.ready().await.unwrap();
-                sender.send_request(request(PATH.to_owned())).await.unwrap()
+                sender.send_request(request(path.to_owned())).await.unwrap()
             }
             Self::Http2(sender) => {
                 sender.ready().await.unwrap();
-                sender.send_request(request(format!("https://{authority}{PATH}"))).await.unwrap()
+                sender.send_request(request(format!("https://{authority}{path}"))).await.unwrap()
             }
         };
         assert_eq!(answer.status(), 200);

@@ -1,27 +1,18 @@
-//! A warm admission beside an echo server on the same stack.
+//! How fast, how much, and what happens when a registry does not answer. See benches/README.md for the figures that were found.
 //!
 //! ```text
-//! make bench                                  everything, some two minutes
+//! make bench                                  everything, less than ten minutes
 //! make bench NAME=warm_p99_ratio_c64          the part that has this figure
 //! cargo bench --bench admission -- --statuses 50000
+//! cargo bench --bench admission -- --url https://127.0.0.1:8443/validate --ca ca.pem [--server-name NAME]
 //! ```
 //!
-//! Both servers stand on axum and [`lazaretto::tls::Listener`], with one certificate and one runtime of one thread, and answer the
-//! same AdmissionReviews: a pod of 12 KB with 3 images (two by digest, one by tag), judged by 20 policies that all speak of all
-//! three, with 20,000 ImageStatuses loaded. The echo server reads them with the program's own `review::read` and `pod::read` and
-//! answers `allowed`. These two leave out what is not judged, so they are the fastest honest reading that we know of: the ratio
-//! shows what judging costs, not what another parser would.
+//! One module a part, and its doc says what its figures mean. A part has what it needs in this process, on loopback, and ends after a
+//! time of its own at the latest. Two parts need a real API server: [`cold`] and [`scale`] take the end-to-end tests' laboratory, whose
+//! processes the kernel ends with this one.
 //!
-//! *Warm* means that everything is at hand: facts, the digests of tags, the Registry's credentials. That no registry is asked while
-//! it is measured is checked.
-//!
-//! The load generator is this process' main thread: one thread as well, HTTP over TLS, a fixed number of requests on connections that
-//! stay open, the next one as soon as the last is answered. So on two cores each side has one. Runs alternate (program, echo,
-//! program, echo, ...), five each; a figure is the median of its five, a ratio the quotient of two medians. `*_busy` says how much of
-//! its core the server used: below about 0.9 the server was not the one to wait for, and the ratio of throughputs says less than it seems to.
-//! `*_cpu` is the server thread's own time on a core for each review, which other programs on the machine disturb least.
-//!
-//! The API server speaks HTTP/1.1 to a webhook behind a Service, so that is what the plain names are about; `_h2` is HTTP/2.
+//! The load generator is this process' main thread: HTTP over TLS, on connections that stay open. The program's audit lines are written, to
+//! /dev/null, as in an installation to a pipe.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -30,90 +21,139 @@
     reason = "what goes wrong here ends the measurement, and its output is the point"
 )]
 
+mod cluster;
+mod cold;
 mod figures;
 mod load;
+mod million;
+mod other;
+mod outage;
+mod registry;
+mod remote;
+mod scale;
 mod stack;
+mod warm;
 mod world;
 
-use std::{process::ExitCode, time::Duration};
-
-use lazaretto::{judgement::Scope, pod, review};
-use tokio::time::Instant;
-
-use crate::{
-    figures::{Figures, median},
-    load::{Connections, Protocol, Run},
-    stack::Stack,
-    world::World,
-};
-
-/// Runs of each side.
-const RUNS: usize = 5;
-
-/// One measurement with all its figures.
-#[derive(Clone, Copy)]
-enum Part {
-    Warm(Protocol, usize),
-    Micro,
+/// A folder, so that the laboratory finds its own files.
+#[path = "../../e2e"]
+mod e2e {
+    #[allow(dead_code, reason = "a laboratory has tools for other experiments, too")]
+    pub mod lab;
 }
 
-const PARTS: [Part; 5] = [
-    Part::Warm(Protocol::Http1, 64),
-    Part::Warm(Protocol::Http1, 1),
-    Part::Warm(Protocol::Http2, 64),
-    Part::Warm(Protocol::Http2, 1),
-    Part::Micro,
-];
+use std::{fs::File, path::PathBuf, process::ExitCode, time::Duration};
+
+use tokio::time::timeout;
+use tracing_subscriber::{Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+
+use crate::{load::Protocol, remote::Remote, warm::Stack};
+
+/// One measurement with all its figures.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Million,
+    Warm,
+    Outage,
+    Other,
+    Cold,
+    Scale,
+}
+
+/// In this order: first what a process must be young for, last what has a control plane beside it.
+const PARTS: [Part; 6] = [Part::Million, Part::Warm, Part::Outage, Part::Other, Part::Cold, Part::Scale];
+
+/// What the warm part is measured at, beside its figures without HTTP.
+const WARM: [(Protocol, usize); 4] = [(Protocol::Http1, 64), (Protocol::Http1, 1), (Protocol::Http2, 64), (Protocol::Http2, 1)];
+const MICRO: [&str; 2] = ["review_parse_ns", "judge_ns"];
 
 impl Part {
     fn figures(self) -> Vec<String> {
+        let texts = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
         match self {
-            Self::Warm(protocol, concurrency) => {
-                let suffix = suffix(protocol, concurrency);
-                ["throughput", "p50", "p99", "cpu", "busy"]
-                    .iter()
-                    .flat_map(|what| ["warm_{}", "echo_{}", "warm_{}_ratio"].map(|form| format!("{}_{suffix}", form.replace("{}", what))))
-                    .filter(|name| !name.contains("busy_ratio"))
-                    .collect()
+            Self::Warm => {
+                let of_http = WARM.iter().flat_map(|(protocol, concurrency)| warm::figures(*protocol, *concurrency));
+                of_http.chain(texts(&MICRO)).collect()
             }
-            Self::Micro => ["review_parse_ns", "judge_ns"].map(str::to_owned).into(),
+            Self::Million => texts(&million::FIGURES),
+            Self::Outage => texts(&outage::FIGURES),
+            Self::Other => texts(&other::FIGURES),
+            Self::Cold => texts(&cold::FIGURES),
+            Self::Scale => texts(&scale::FIGURES),
         }
     }
-}
 
-fn suffix(protocol: Protocol, concurrency: usize) -> String {
-    match protocol {
-        Protocol::Http1 => format!("c{concurrency}"),
-        Protocol::Http2 => format!("c{concurrency}_h2"),
+    /// It has come to its end by then, or the bench fails.
+    const fn within(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Warm | Self::Million => 200,
+            Self::Outage | Self::Cold => 120,
+            Self::Other => 180,
+            Self::Scale => 300,
+        })
+    }
+
+    async fn measure(self, arguments: &Arguments) {
+        let wanted = |names: &[String]| arguments.name.as_ref().is_none_or(|name| names.contains(name));
+        if !wanted(&self.figures()) {
+            return;
+        }
+        match self {
+            Self::Warm => {
+                let stack = Stack::start(arguments.statuses).await;
+                for (protocol, concurrency) in WARM {
+                    if wanted(&warm::figures(protocol, concurrency)) {
+                        stack.compare(protocol, concurrency).await.print();
+                    }
+                }
+                if wanted(&MICRO.map(str::to_owned)) {
+                    stack.micro().await.print();
+                }
+            }
+            Self::Million => million::measure().await.print(),
+            Self::Outage => outage::measure(arguments.statuses).await.print(),
+            Self::Other => other::measure(arguments.statuses).await.print(),
+            Self::Cold => cold::measure().await.print(),
+            Self::Scale => scale::measure(arguments.statuses).await.print(),
+        }
     }
 }
 
 struct Arguments {
     name: Option<String>,
     statuses: usize,
+    remote: Option<Remote>,
 }
 
 fn arguments() -> Result<Arguments, String> {
-    let mut read = Arguments { name: None, statuses: 20_000 };
+    let (mut name, mut statuses) = (None, 20_000);
+    let (mut url, mut authorities, mut server) = (None, None, None);
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
+        let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));
         match word.as_str() {
             // Cargo's own.
             "--bench" => {}
             "--statuses" => {
-                let number = words.next().and_then(|number| number.parse().ok()).filter(|number| *number >= 3);
-                read.statuses = number.ok_or("--statuses needs a number, 3 or more")?;
+                let number = value()?.parse().ok().filter(|number| (1_000..=100_000).contains(number));
+                statuses = number.ok_or("--statuses needs a number from 1000 to 100000")?;
             }
-            name if PARTS.iter().any(|part| part.figures().iter().any(|figure| figure == name)) => read.name = Some(word),
+            "--url" => url = Some(value()?),
+            "--ca" => authorities = Some(PathBuf::from(value()?)),
+            "--server-name" => server = Some(value()?),
+            figure if PARTS.iter().any(|part| part.figures().iter().any(|name| name == figure)) => name = Some(word),
             _ => {
-                return Err(format!(
-                    "no figure has the name {word}; there are\n{}",
-                    PARTS.map(|part| part.figures().join("\n")).join("\n")
-                ));
+                let all = PARTS.map(|part| part.figures().join("\n")).join("\n");
+                return Err(format!("no figure has the name {word}; there are\n{all}"));
             }
         }
     }
-    Ok(read)
+    let remote = match (url, authorities) {
+        (Some(url), Some(authorities)) => Some(Remote::read(&url, &authorities, server.as_deref())?),
+        (None, None) => None,
+        _ => return Err("--url and --ca go together".to_owned()),
+    };
+    Ok(Arguments { name, statuses, remote })
 }
 
 fn main() -> ExitCode {
@@ -124,87 +164,29 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    log();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    eprintln!("bench: {cores} cores; one thread serves, one makes the load; {} ImageStatuses", arguments.statuses);
-    let world = World::new(arguments.statuses);
-    let stack = Stack::start(&world);
+    eprintln!("bench: {cores} cores; one thread makes the load; {} ImageStatuses", arguments.statuses);
     let load = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    load.block_on(stack.warm_up(&world));
-    let questions = stack.questions();
-    for part in PARTS {
-        if arguments.name.as_ref().is_some_and(|name| !part.figures().contains(name)) {
-            continue;
-        }
-        let figures = match part {
-            Part::Warm(protocol, concurrency) => load.block_on(warm(&stack, &world, protocol, concurrency)),
-            Part::Micro => load.block_on(micro(&stack, &world)),
-        };
-        figures.print();
+    if let Some(remote) = &arguments.remote {
+        load.block_on(remote.measure()).print();
+        return ExitCode::SUCCESS;
     }
-    assert_eq!(stack.questions(), questions, "a registry was asked: this was no warm path");
+    for part in PARTS {
+        let measured = load.block_on(async { timeout(part.within(), part.measure(&arguments)).await });
+        assert!(measured.is_ok(), "{}: not at its end after {:?}", part.figures()[0], part.within());
+    }
     ExitCode::SUCCESS
 }
 
-async fn warm(stack: &Stack, world: &World, protocol: Protocol, concurrency: usize) -> Figures {
-    let requests = if concurrency == 1 { 4_000 } else { 20_000 };
-    let warm = Connections::open(&stack.warm, protocol, concurrency).await;
-    let echo = Connections::open(&stack.echo, protocol, concurrency).await;
-    for connections in [&warm, &echo] {
-        connections.run(world, requests / 4).await;
-    }
-    let (mut of_warm, mut of_echo) = (Vec::new(), Vec::new());
-    for _ in 0..RUNS {
-        of_warm.push(warm.run(world, requests).await);
-        of_echo.push(echo.run(world, requests).await);
-    }
-    let suffix = suffix(protocol, concurrency);
-    let mut figures = Figures::default();
-    let mut pair = |what: &str, unit: &'static str, of: fn(&Run) -> f64| {
-        let [warm, echo] = [&of_warm, &of_echo].map(|runs| median(runs.iter().map(of)));
-        figures.add(format!("warm_{what}_{suffix}"), warm, unit);
-        figures.add(format!("echo_{what}_{suffix}"), echo, unit);
-        if what != "busy" {
-            figures.add(format!("warm_{what}_ratio_{suffix}"), warm / echo, "ratio");
-        }
-    };
-    pair("throughput", "reviews/s", |run| run.throughput);
-    pair("p50", "us", |run| run.p50.as_secs_f64() * 1e6);
-    pair("p99", "us", |run| run.p99.as_secs_f64() * 1e6);
-    pair("cpu", "us/review", |run| run.cpu.as_secs_f64() * 1e6);
-    pair("busy", "cores", |run| run.busy);
-    figures
-}
-
-/// The parts of a review without HTTP: reading it, and everything between that and the answer.
-async fn micro(stack: &Stack, world: &World) -> Figures {
-    let deadline = Instant::now() + Duration::from_secs(3_600);
-    let rounds = 10;
-    let reviews = u32::try_from(rounds * world.reviews.len()).unwrap();
-    let (mut parse, mut read_pod, mut whole) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..RUNS {
-        let begun = Instant::now();
-        for body in (0..rounds).flat_map(|_| &world.reviews) {
-            let request = review::read(body).unwrap();
-            std::hint::black_box(pod::read(request.object.unwrap().get()).unwrap());
-        }
-        parse.push(begun.elapsed() / reviews);
-        let requests: Vec<_> = world.reviews.iter().map(|body| review::read(body).unwrap()).collect();
-        let begun = Instant::now();
-        for request in (0..rounds).flat_map(|_| &requests) {
-            std::hint::black_box(pod::read(request.object.unwrap().get()).unwrap());
-        }
-        read_pod.push(begun.elapsed() / reviews);
-        let begun = Instant::now();
-        for request in (0..rounds).flat_map(|_| &requests) {
-            let response = stack.gate.review(request, Scope::Enforce, deadline).await;
-            assert!(response.allowed);
-            std::hint::black_box(response.into_json());
-        }
-        whole.push(begun.elapsed() / reviews);
-    }
-    let nanoseconds = |all: Vec<Duration>| median(all.into_iter().map(|time| time.as_secs_f64() * 1e9));
-    let mut figures = Figures::default();
-    figures.add("review_parse_ns".to_owned(), nanoseconds(parse), "ns");
-    figures.add("judge_ns".to_owned(), nanoseconds(whole) - nanoseconds(read_pod), "ns");
-    figures
+/// As an installation logs.
+fn log() {
+    let nowhere = File::options().write(true).open("/dev/null").expect("/dev/null");
+    let filter = tracing_subscriber::filter::Targets::new()
+        .with_target("lazaretto", tracing::Level::INFO)
+        .with_target(lazaretto::audit::TARGET, tracing::Level::TRACE)
+        .with_default(tracing::Level::WARN);
+    let layer = tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(nowhere).with_filter(filter);
+    tracing_subscriber::registry().with(layer).init();
 }

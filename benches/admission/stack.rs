@@ -1,20 +1,13 @@
-//! The two servers, on one runtime of one thread, and the registry that has the tags.
+//! What serves: the program's gate behind its own listener, as often as wanted, and the echo server.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
     Router,
     body::Bytes,
-    extract::{Path, State},
-    http::{HeaderMap, StatusCode, header::CONTENT_TYPE},
+    http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response as HttpResponse},
-    routing::{get, post},
+    routing::post,
 };
 use k8s_openapi::api::core::v1::Secret;
 use lazaretto::{
@@ -26,91 +19,124 @@ use lazaretto::{
     review::{self, Response},
     tls::{CurrentCertificate, Limits, Listener},
     wallet::Wallet,
+    watch::SharedIndex,
     webhook,
+    writer::Writer,
 };
 use rustls::{ClientConfig, RootCertStore};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    load::{Connections, Protocol},
-    world::{self, World},
-};
+use crate::world;
 
-/// The name of the thread that serves.
+/// The name of the threads that serve.
 pub const SERVER_THREAD: &str = "server";
 
 /// Where a server is, and how it is believed.
+#[derive(Clone)]
 pub struct Target {
     /// Its address.
     pub address: SocketAddr,
+    /// The name in its certificate.
+    pub name: String,
     /// Trusts its certificate.
     pub trust: Arc<ClientConfig>,
 }
 
-/// Everything that serves.
-pub struct Stack {
-    /// The program.
-    pub warm: Target,
-    /// What only reads and answers.
-    pub echo: Target,
-    /// The program's, for the parts without HTTP.
-    pub gate: Arc<Gate>,
-    questions: Arc<AtomicUsize>,
-    _runtimes: [Runtime; 2],
+/// What all servers show.
+#[derive(Clone)]
+pub struct Identity {
+    certificate: Arc<CurrentCertificate>,
+    trust: Arc<ClientConfig>,
 }
 
-impl Stack {
-    /// Starts it.
-    pub fn start(world: &World) -> Self {
-        _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let runtime = |name: &str| {
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name(name).enable_all().build().expect("a runtime")
-        };
-        let (serving, registry) = (runtime(SERVER_THREAD), runtime("registry"));
-        let questions = Arc::new(AtomicUsize::new(0));
-        let endpoint = registry.block_on(serve_registry(questions.clone()));
-        world.name_registries(endpoint);
-
-        let (certificate, trust) = certificate();
-        let gate = serving.block_on(async { Arc::new(gate(world)) });
-        let [warm, echo] = [webhook::router(gate.clone()), echo()].map(|router| {
-            let address = serving.block_on(async {
-                let listener = Listener::tls(([127, 0, 0, 1], 0).into(), certificate.clone(), Limits::default()).await.unwrap();
-                let address = listener.address();
-                tokio::spawn(listener.serve(router, CancellationToken::new()));
-                address
-            });
-            Target { address, trust: trust.clone() }
-        });
-        Self { warm, echo, gate, questions, _runtimes: [serving, registry] }
+impl Identity {
+    /// Signed by itself, for `localhost`.
+    pub fn new() -> Self {
+        let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let certificate = CurrentCertificate::default();
+        certificate.set_pem(issued.cert.pem().as_bytes(), issued.signing_key.serialize_pem().as_bytes()).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(issued.cert.der().clone()).unwrap();
+        let trust = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        Self { certificate: Arc::new(certificate), trust: Arc::new(trust) }
     }
 
-    /// Asks for each review, and reads the answers whole: the program's second one must rest on known facts.
-    pub async fn warm_up(&self, world: &World) {
-        let warm = Connections::open(&self.warm, Protocol::Http1, 1).await;
-        let echo = Connections::open(&self.echo, Protocol::Http1, 1).await;
-        for body in &world.reviews {
-            let uid = review::read(body).unwrap().uid;
-            warm.ask(body.clone()).await;
-            for (connection, basis) in [(&warm, Some("KnownFacts")), (&echo, None)] {
-                let answer: serde_json::Value = serde_json::from_slice(&connection.ask(body.clone()).await).unwrap();
-                let response = &answer["response"];
-                assert_eq!(response["uid"].as_str(), Some(uid.as_ref()), "{answer}");
-                assert_eq!(response["allowed"], true, "{answer}");
-                assert_eq!(response["auditAnnotations"]["basis"].as_str(), basis, "{answer}");
-            }
+    /// Serves on a port of its own, on the runtime that this is called on.
+    pub async fn serve(&self, router: Router) -> Target {
+        let listener = Listener::tls(([127, 0, 0, 1], 0).into(), self.certificate.clone(), Limits::default()).await.unwrap();
+        let address = listener.address();
+        tokio::spawn(listener.serve(router, CancellationToken::new()));
+        Target { address, name: "localhost".to_owned(), trust: self.trust.clone() }
+    }
+}
+
+/// Threads of one name that run what is spawned here; what still runs when this is dropped is left behind.
+pub struct Threads(Option<Runtime>);
+
+impl Threads {
+    /// So many.
+    pub fn new(name: &str, count: usize) -> Self {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        Self(Some(builder.worker_threads(count).thread_name(name).enable_all().build().expect("a runtime")))
+    }
+
+    /// Runs something on them, and waits for its end.
+    pub async fn run<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> T {
+        self.0.as_ref().expect("a runtime until it is dropped").spawn(task).await.expect("the end of a task")
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
         }
     }
+}
 
-    /// What the registry was asked so far.
-    pub fn questions(&self) -> usize {
-        self.questions.load(Ordering::Relaxed)
+/// One replica, but for its watches.
+pub struct Replica {
+    /// Where it answers.
+    pub target: Target,
+    /// What judges.
+    pub gate: Arc<Gate>,
+    /// What asks.
+    pub lookups: Arc<Lookups>,
+}
+
+impl Replica {
+    /// Serves on the runtime that this is called on. Without a writer nothing is written down.
+    pub async fn start(identity: &Identity, index: &SharedIndex, writer: Option<Writer>, lives: Lives) -> Self {
+        let (metrics, _) = Metrics::new();
+        let lookups = Arc::new(lookups(index, writer, &metrics, lives));
+        let client = kube::Client::new(tower::service_fn(secret), "lazaretto-system");
+        let gate = Arc::new(Gate {
+            index: index.clone(),
+            lookups: lookups.clone(),
+            wallet: Arc::new(Wallet::new(client, "lazaretto-system", false)),
+            client: None,
+            excluded: ["kube-system", "lazaretto-system"].map(str::to_owned).into(),
+            metrics,
+        });
+        Self { target: identity.serve(webhook::router(gate.clone())).await, gate, lookups }
     }
+}
+
+/// Look-ups over an index.
+pub fn lookups(index: &SharedIndex, writer: Option<Writer>, metrics: &Metrics, lives: Lives) -> Lookups {
+    let registries = Arc::new(RegistryClient::new(ClientOptions::default()).expect("a registry client"));
+    Lookups::new(registries, index.clone(), writer, metrics.clone(), lives)
+}
+
+/// The API server, as far as a wallet asks it: the Secret with the Registries' credentials.
+async fn secret(_: http::Request<kube::client::Body>) -> Result<http::Response<kube::client::Body>, std::convert::Infallible> {
+    let secret: Secret = serde_json::from_value(world::secret()).unwrap();
+    Ok(http::Response::new(serde_json::to_vec(&secret).unwrap().into()))
 }
 
 /// Reads with the program's own readers and says yes.
-fn echo() -> Router {
+pub fn echo() -> Router {
     async fn answer(body: Bytes) -> HttpResponse {
         let Ok(request) = review::read(&body) else { return StatusCode::BAD_REQUEST.into_response() };
         let pod = request.object.map(|object| pod::read(object.get()));
@@ -120,53 +146,4 @@ fn echo() -> Router {
         ([(CONTENT_TYPE, "application/json")], Response::allow(request.uid).into_json()).into_response()
     }
     Router::new().route("/validate/enforce", post(answer))
-}
-
-fn gate(world: &World) -> Gate {
-    let (metrics, _) = Metrics::new();
-    let client = kube::Client::new(tower::service_fn(secret), "lazaretto-system");
-    let registries = Arc::new(RegistryClient::new(ClientOptions::default()).expect("a registry client"));
-    // Longer than a bench takes: what a tag's next look-up costs is no part of the warm path.
-    let lives = Lives { tag: std::time::Duration::from_secs(3_600), ..Lives::default() };
-    let lookups = Lookups::new(registries, world.index.clone(), None, metrics.clone(), lives);
-    Gate {
-        index: world.index.clone(),
-        lookups: Arc::new(lookups),
-        wallet: Arc::new(Wallet::new(client, "lazaretto-system", false)),
-        client: None,
-        excluded: ["kube-system", "lazaretto-system"].map(str::to_owned).into(),
-        metrics,
-    }
-}
-
-/// The API server, as far as a wallet asks it: the Secret with the Registries' credentials.
-async fn secret(_: http::Request<kube::client::Body>) -> Result<http::Response<kube::client::Body>, std::convert::Infallible> {
-    let secret: Secret = serde_json::from_value(world::secret()).unwrap();
-    Ok(http::Response::new(serde_json::to_vec(&secret).unwrap().into()))
-}
-
-/// A registry that has every tag: plain HTTP, as the Registry objects say.
-async fn serve_registry(questions: Arc<AtomicUsize>) -> SocketAddr {
-    async fn manifest(State(questions): State<Arc<AtomicUsize>>, Path(path): Path<String>) -> HttpResponse {
-        questions.fetch_add(1, Ordering::Relaxed);
-        let repository = path.split("/manifests/").next().unwrap_or_default();
-        let mut headers = HeaderMap::new();
-        headers.insert("docker-content-digest", world::digest_of(repository).to_string().parse().unwrap());
-        headers.into_response()
-    }
-    let router = Router::new().route("/v2/{*path}", get(manifest)).with_state(questions);
-    let listener = Listener::plain(([127, 0, 0, 1], 0).into(), Limits::default()).await.unwrap();
-    let address = listener.address();
-    tokio::spawn(listener.serve(router, CancellationToken::new()));
-    address
-}
-
-fn certificate() -> (Arc<CurrentCertificate>, Arc<ClientConfig>) {
-    let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let current = CurrentCertificate::default();
-    current.set_pem(issued.cert.pem().as_bytes(), issued.signing_key.serialize_pem().as_bytes()).unwrap();
-    let mut roots = RootCertStore::empty();
-    roots.add(issued.cert.der().clone()).unwrap();
-    let trust = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    (Arc::new(current), Arc::new(trust))
 }

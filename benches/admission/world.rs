@@ -12,14 +12,20 @@ use lazaretto::{
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+/// The media type of a manifest.
+pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// Bytes of a pod.
 const POD_BYTES: usize = 12 << 10;
 /// Reviews that differ in everything that is looked up.
 const REVIEWS: usize = 512;
-const REGISTRIES: usize = 4;
-const POLICIES: usize = 20;
-const WAIVERS: usize = 20;
-const NAMESPACES: usize = 200;
+/// Registry objects.
+pub const REGISTRIES: usize = 4;
+/// Policies.
+pub const POLICIES: usize = 20;
+/// Waivers.
+pub const WAIVERS: usize = 20;
+/// Namespaces.
+pub const NAMESPACES: usize = 200;
 
 /// What is known, and what is asked.
 pub struct World {
@@ -29,7 +35,8 @@ pub struct World {
     pub reviews: Vec<Bytes>,
 }
 
-fn read<T: DeserializeOwned>(object: Value) -> T {
+/// An object out of its JSON.
+pub fn read<T: DeserializeOwned>(object: Value) -> T {
     serde_json::from_value(object).expect("an object of its kind")
 }
 
@@ -41,52 +48,99 @@ fn repository(number: usize) -> String {
     format!("team-{}/services/application-{number}", number % NAMESPACES)
 }
 
-/// The one digest that a repository has.
+/// The one manifest that a repository has.
+pub fn manifest_of(repository: &str) -> String {
+    let config = Digest::of(repository.as_bytes());
+    json!({
+        "schemaVersion": 2, "mediaType": MANIFEST, "layers": [],
+        "config": { "mediaType": "application/vnd.oci.image.config.v1+json", "digest": config.to_string(), "size": 2 },
+    })
+    .to_string()
+}
+
+/// Its digest.
 pub fn digest_of(repository: &str) -> Digest {
-    Digest::of(repository.as_bytes())
+    Digest::of(manifest_of(repository).as_bytes())
+}
+
+/// A known image by digest. Its registry is this number's, modulo [`REGISTRIES`].
+pub fn by_digest(number: usize) -> String {
+    format!("{}/{}@{}", host(number), repository(number), digest_of(&repository(number)))
+}
+
+/// The same by tag.
+pub fn by_tag(number: usize) -> String {
+    format!("{}/{}:{}", host(number), repository(number), tag(number))
+}
+
+fn tag(number: usize) -> String {
+    format!("1.{}.0", number % 100)
+}
+
+/// An image that nobody has seen, by tag, at one of the registries.
+pub fn unknown(registry: usize, what: &str, number: usize) -> String {
+    format!("{}/new/{what}-{number}:1", host(registry))
 }
 
 impl World {
     /// With this many ImageStatuses.
     pub fn new(statuses: usize) -> Self {
         let index = SharedIndex::default();
+        name_rules(&index);
         {
             let mut index = index.write();
             let now = Timestamp::now();
-            for number in 0..NAMESPACES {
-                let labels = json!({ "kubernetes.io/metadata.name": format!("team-{number}"), "environment": "production", "team": format!("{number}") });
-                index.apply_namespace(&format!("team-{number}"), read(labels));
-            }
-            for number in 0..POLICIES {
-                assert!(index.apply_policy(&read::<QuarantinePolicy>(policy(number))));
-            }
-            for number in 0..WAIVERS {
-                assert!(index.apply_waiver(&read::<Waiver>(waiver(number))));
-            }
             for number in 0..statuses {
-                assert!(index.apply_image(&read::<ImageStatus>(status(number)), now));
+                assert!(index.apply_image(&read::<ImageStatus>(status(number, "Released")), now));
             }
-            assert!(index.unreadable().is_empty(), "{:?}", index.unreadable());
             assert_eq!(index.image_count(), statuses);
         }
         // A stride that visits all, so that neighbours in time are none in memory.
         let image = |number: usize| (number * 7_919 + 13) % statuses;
-        let reviews = (0..REVIEWS).map(|number| review(number, [0, 1, 2].map(|nth| image(3 * number + nth)))).collect();
-        Self { index, reviews }
+        let reviews = (0..REVIEWS).map(|number| {
+            let images = [0, 1, 2].map(|nth| image(3 * number + nth));
+            review(number, &[by_digest(images[0]), by_digest(images[1]), by_tag(images[2])])
+        });
+        Self { reviews: reviews.collect(), index }
     }
 
-    /// Brings the Registry objects in: all of them are reached at this address.
-    pub fn name_registries(&self, endpoint: SocketAddr) {
-        let mut index = self.index.write();
-        for number in 0..REGISTRIES {
-            assert!(index.apply_registry(&read::<Registry>(registry(number, endpoint))));
-        }
-        assert!(index.unreadable().is_empty(), "{:?}", index.unreadable());
+    /// Brings the Registry objects in: each is reached at the address that its number is given.
+    pub fn name_registries(&self, endpoint: impl Fn(usize) -> SocketAddr) {
+        name_registries(&self.index, endpoint);
     }
 }
 
+/// Brings in what people write, and the namespaces.
+pub fn name_rules(index: &SharedIndex) {
+    let mut index = index.write();
+    for number in 0..NAMESPACES {
+        index.apply_namespace(&format!("team-{number}"), read(labels(number)));
+    }
+    for number in 0..POLICIES {
+        assert!(index.apply_policy(&read::<QuarantinePolicy>(policy(number))));
+    }
+    for number in 0..WAIVERS {
+        assert!(index.apply_waiver(&read::<Waiver>(waiver(number))));
+    }
+    assert!(index.unreadable().is_empty(), "{:?}", index.unreadable());
+}
+
+/// Brings in the Registry objects.
+pub fn name_registries(index: &SharedIndex, endpoint: impl Fn(usize) -> SocketAddr) {
+    let mut index = index.write();
+    for number in 0..REGISTRIES {
+        assert!(index.apply_registry(&read::<Registry>(registry(number, endpoint(number)))));
+    }
+    assert!(index.unreadable().is_empty(), "{:?}", index.unreadable());
+}
+
+/// The labels of a namespace.
+pub fn labels(number: usize) -> Value {
+    json!({ "kubernetes.io/metadata.name": format!("team-{number}"), "environment": "production", "team": format!("{number}") })
+}
+
 /// Each speaks of every pod of the reviews, and of each of its images.
-fn policy(number: usize) -> Value {
+pub fn policy(number: usize) -> Value {
     let other = |salt: &str| Digest::of(format!("{salt} {number}").as_bytes()).to_string();
     json!({
         "apiVersion": "lazaretto.dev/v1alpha1", "kind": "QuarantinePolicy",
@@ -108,7 +162,8 @@ fn policy(number: usize) -> Value {
     })
 }
 
-fn waiver(number: usize) -> Value {
+/// Each waives a digest that no pod has.
+pub fn waiver(number: usize) -> Value {
     json!({
         "apiVersion": "lazaretto.dev/v1alpha1", "kind": "Waiver",
         "metadata": { "name": format!("waiver-{number:02}") },
@@ -116,12 +171,13 @@ fn waiver(number: usize) -> Value {
             "requirements": ["Released"],
             "digests": [Digest::of(format!("waived {number}").as_bytes()).to_string()],
             "namespaces": [format!("team-{number}")],
-            "reason": "an incident", "by": "jane", "expires": "2099-01-01T00:00:00Z",
+            "reason": "an incident", "by": "admin", "expires": "2099-01-01T00:00:00Z",
         },
     })
 }
 
-fn registry(number: usize, endpoint: SocketAddr) -> Value {
+/// Lazaretto keeps the flag of each, has adopted what ran before, and was there just now.
+pub fn registry(number: usize, endpoint: SocketAddr) -> Value {
     json!({
         "apiVersion": "lazaretto.dev/v1alpha1", "kind": "Registry",
         "metadata": { "name": format!("registry-{number}") },
@@ -133,7 +189,10 @@ fn registry(number: usize, endpoint: SocketAddr) -> Value {
             "quarantine": { "provider": "Managed", "processor": { "namespace": "scanner", "serviceAccount": "scanner" } },
             "limits": { "requestsPerSecond": 10_000, "concurrentRequests": 100, "timeoutSeconds": 5 },
         },
-        "status": { "adoption": { "instant": "2026-01-01T00:00:00Z", "completed": "2026-01-01T00:01:00Z" } },
+        "status": {
+            "adoption": { "instant": "2026-01-01T00:00:00Z", "completed": "2026-01-01T00:01:00Z" },
+            "lastCompletePass": Timestamp::now().to_string(),
+        },
     })
 }
 
@@ -153,7 +212,8 @@ fn base64(text: &str) -> String {
     base64::engine::general_purpose::STANDARD.encode(text)
 }
 
-fn status(number: usize) -> Value {
+/// What is written of an image, by digest and under its tag; 2 KB of it, most often.
+pub fn status(number: usize, state: &str) -> Value {
     let repository = repository(number);
     let digest = digest_of(&repository);
     let child = |platform: &str| format!("{platform}={}", Digest::of(format!("{platform} {number}").as_bytes()));
@@ -162,25 +222,42 @@ fn status(number: usize) -> Value {
         "metadata": { "name": format!("{}-{number}", &digest.hex()[..16]), "labels": { "lazaretto.dev/first-seen-in": format!("team-{}", number % NAMESPACES) } },
         "spec": { "subject": format!("{}/{repository}@{digest}", host(number)) },
         "status": {
-            "state": "Released", "since": "2026-11-01T08:00:00Z", "by": "system:serviceaccount:scanner:scanner",
+            "state": state, "since": "2026-11-01T08:00:00Z", "by": "system:serviceaccount:scanner:scanner",
             "reason": "scan 4711 is clean", "details": "https://scanner.corp/reports/4711",
             "provider": "Managed", "observedAt": "2026-11-01T08:00:00Z",
             "children": [child("linux/amd64"), child("linux/arm64")],
+            "tags": [{ "tag": tag(number), "at": "2026-11-01T08:00:00Z" }],
             "emittedThrough": 2,
             "history": [
                 { "number": 1, "at": "2026-11-01T07:00:00Z", "state": "Quarantined", "by": "lazaretto", "reason": "first seen" },
-                { "number": 2, "at": "2026-11-01T08:00:00Z", "state": "Released", "by": "scanner", "reason": "scan 4711 is clean" },
+                { "number": 2, "at": "2026-11-01T08:00:00Z", "state": state, "by": "scanner", "reason": "scan 4711 is clean" },
             ],
         },
     })
 }
 
-/// A pod as a Deployment of some size makes it: two of its images by digest, the third by tag.
-fn review(number: usize, images: [usize; 3]) -> Bytes {
+/// Reviews whose images are all one, which is put in last: to make a review takes milliseconds, and the load must not wait for that.
+pub struct Template(String);
+
+impl Template {
+    const PLACE: &str = "registry-0.corp/place";
+
+    /// The review of a pod with this number.
+    pub fn new(number: usize) -> Self {
+        let review = review(number, &[Self::PLACE; 3].map(str::to_owned));
+        Self(String::from_utf8(review.to_vec()).expect("JSON"))
+    }
+
+    /// The same with an image.
+    pub fn of(&self, image: &str) -> Bytes {
+        self.0.replace(Self::PLACE, image).into()
+    }
+}
+
+/// The review of a pod as a Deployment of some size makes it, with these images.
+pub fn review(number: usize, images: &[String; 3]) -> Bytes {
     let namespace = format!("team-{}", number % NAMESPACES);
-    let by_digest = |image: usize| format!("{}/{}@{}", host(image), repository(image), digest_of(&repository(image)));
-    let by_tag = |image: usize| format!("{}/{}:1.{}.0", host(image), repository(image), image % 100);
-    let container = |name: &str, image: String, variables: usize| {
+    let container = |name: &str, image: &str, variables: usize| {
         let environment: Vec<Value> = (0..variables)
             .map(|at| match at % 4 {
                 0 => json!({ "name": format!("SETTING_{at}"), "valueFrom": { "configMapKeyRef": { "name": "settings", "key": format!("key-{at}") } } }),
@@ -211,8 +288,8 @@ fn review(number: usize, images: [usize; 3]) -> Bytes {
                 "managedFields": [{ "manager": "kube-controller-manager", "operation": "Update", "apiVersion": "v1", "time": "2026-11-22T04:45:00Z", "fieldsType": "FieldsV1", "fieldsV1": { "f:metadata": { "f:annotations": {}, "f:generateName": {}, "f:labels": {}, "f:ownerReferences": {} }, "f:spec": { "f:containers": { "k:{\"name\":\"application\"}": { ".": {}, "f:env": {}, "f:image": {}, "f:name": {} } } } } }],
             },
             "spec": {
-                "initContainers": [container("prepare", by_digest(images[0]), 4)],
-                "containers": [container("application", by_digest(images[1]), variables), container("proxy", by_tag(images[2]), 10)],
+                "initContainers": [container("prepare", &images[0], 4)],
+                "containers": [container("application", &images[1], variables), container("proxy", &images[2], 10)],
                 "volumes": [
                     { "name": "config", "configMap": { "name": "settings", "defaultMode": 420 } },
                     { "name": "kube-api-access-x2x4z", "projected": { "defaultMode": 420, "sources": [{ "serviceAccountToken": { "expirationSeconds": 3607, "path": "token" } }, { "configMap": { "name": "kube-root-ca.crt", "items": [{ "key": "ca.crt", "path": "ca.crt" }] } }] } },
