@@ -211,7 +211,7 @@ async fn replica(identity: Identity, registry: SocketAddr, kubeconfig: PathBuf) 
             lookups.landed(&subject);
         }
     };
-    tokio::spawn(watch::run::<ImageStatus>(client, watch::config().page_size(500), Images { index, wake }, listed.clone()));
+    tokio::spawn(watch::run::<ImageStatus>(client, watch::config().page_size(500), Images::new(index, wake), listed.clone()));
     while !listed.holds() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

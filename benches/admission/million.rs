@@ -28,13 +28,8 @@ use crate::{
 };
 
 /// Its figures.
-pub const FIGURES: [&str; 5] = [
-    "entries_after_million",
-    "bytes_after_million",
-    "entries_after_million_swept",
-    "rss_growth_million_mib",
-    "million_lookups_per_s",
-];
+pub const FIGURES: [&str; 5] =
+    ["entries_after_million", "bytes_after_million", "entries_after_million_swept", "rss_growth_million_mib", "million_lookups_per_s"];
 
 const MILLION: usize = 1_000_000;
 /// Before the growth is measured: connections, buffers, tables.

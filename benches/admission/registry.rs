@@ -74,7 +74,6 @@ impl Registry {
     pub fn requests(&self) -> usize {
         self.shared.requests.load(Ordering::Relaxed)
     }
-
 }
 
 async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response<Body> {

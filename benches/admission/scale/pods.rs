@@ -44,7 +44,8 @@ impl Pods {
     /// A page that begins at a pod: the list, as JSON.
     pub fn page(&self, from: usize, limit: usize) -> String {
         let end = self.count.min(from.saturating_add(limit));
-        let next = if end < self.count { format!(r#","continue":"{end}","remainingItemCount":{}"#, self.count - end) } else { String::new() };
+        let next =
+            if end < self.count { format!(r#","continue":"{end}","remainingItemCount":{}"#, self.count - end) } else { String::new() };
         let mut page = format!(r#"{{"kind":"PodList","apiVersion":"v1","metadata":{{"resourceVersion":"1"{next}}},"items":["#);
         for number in from..end {
             if number > from {

@@ -11,7 +11,7 @@ use kube::{Api, Client, Resource, api::PostParams};
 use lazaretto::{
     api::{ImageStatus, QuarantinePolicy, Registry, Waiver},
     metrics::Metrics,
-    writer::apply_status,
+    writer::{FIELD_MANAGER, apply_status},
 };
 use serde_json::{Value, json};
 
@@ -54,7 +54,7 @@ pub async fn rules(people: PathBuf, program: PathBuf, registry: SocketAddr) {
         let object = world::registry(number, registry);
         let status = object["status"].clone();
         create::<Registry>(&Api::all(people.clone()), object).await;
-        apply_status(&registries, &format!("registry-{number}"), status, &Metrics::new().0).await.unwrap();
+        apply_status(&registries, &format!("registry-{number}"), status, FIELD_MANAGER, &Metrics::new().0).await.unwrap();
     }
 }
 
