@@ -1,12 +1,7 @@
 //! Audit lines: one JSON object a line on standard output, under the target `audit`, for each transition of an image and each
 //! admission that was not a plain yes. They go the way of all logs, so that whoever collects those has them.
 
-use crate::{
-    api::{Mode, Transition},
-    debts::Told,
-    image::Subject,
-    judgement::Line,
-};
+use crate::{api::Transition, debts::Told, image::Subject, judgement::Line};
 
 /// The tracing target of audit lines. It is not subject to the log level.
 pub const TARGET: &str = "audit";
@@ -39,8 +34,8 @@ pub fn admission(request: &Request<'_>, line: &Line) {
         path = line.path,
         image = line.image,
         digest = line.digest.as_deref().unwrap_or_default(),
-        policy = line.policy,
-        mode = mode(line.mode),
+        policies = line.policies.join(","),
+        mode = line.mode.as_str(),
         verdict = line.answered.as_str(),
         basis = ?line.basis,
         reason = line.reason,
@@ -90,12 +85,4 @@ pub fn debt(told: &Told) {
 /// So many changes of running containers came at once that these have no line of their own; the metric counts them.
 pub fn more_debts(containers: u64) {
     tracing::info!(target: TARGET, event = "debt", change = "More", containers, "debt");
-}
-
-fn mode(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Enforce => "Enforce",
-        Mode::Warn => "Warn",
-        Mode::Audit => "Audit",
-    }
 }

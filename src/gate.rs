@@ -16,7 +16,7 @@ use crate::{
     audit,
     image::Reference,
     index::Rules,
-    judgement::{self, Answer, Considered, Judgement, Scope, Setting, Spoken, Subjected},
+    judgement::{self, Answer, Considered, FieldPath, Judgement, Scope, Setting, Spoken},
     lookups::{Asker, Lookups, NoAccess},
     metrics::{Metrics, Phase, PhaseLabels, ReviewLabels},
     pod::{self, MOST_IMAGES, Named, Pod},
@@ -69,24 +69,18 @@ impl<'a> Bearer<'a> {
 /// What is asked about all images of a pod alike.
 #[derive(Clone, Copy)]
 struct Question<'a> {
-    rules: &'a Rules,
     bearer: &'a Bearer<'a>,
     deadline: Instant,
     record: bool,
     inside: bool,
 }
 
-/// One image of a pod with the policies that speak of it; none where none does.
-fn spoken<'a>(setting: &Setting<'a>, named: &Named<'_>) -> Option<Spoken<'a>> {
-    let image = Reference::parse(named.image);
-    let policies = setting.policies_for(&image);
-    let subjected = || Subjected { path: named.path(), text: named.image.to_owned(), image };
-    (!policies.is_empty()).then(|| Spoken { subjected: subjected(), policies })
-}
+/// A request whose pods are read, as far as they can be.
+type PodRequest<'a> = Request<'a, Result<Pod<'a>, String>>;
 
 impl Gate {
     /// Answers a review of a pod, before `deadline`.
-    pub async fn review(&self, request: &Request<'_>, scope: Scope, deadline: Instant) -> Response {
+    pub async fn review(&self, request: &PodRequest<'_>, scope: Scope, deadline: Instant) -> Response {
         let started = Instant::now();
         let response = self.answer(request, scope, deadline).await;
         let phase = PhaseLabels { phase: Phase::Total };
@@ -94,7 +88,7 @@ impl Gate {
         response
     }
 
-    async fn answer(&self, request: &Request<'_>, scope: Scope, deadline: Instant) -> Response {
+    async fn answer(&self, request: &PodRequest<'_>, scope: Scope, deadline: Instant) -> Response {
         let uid = request.uid.as_ref();
         let namespace = request.namespace.as_deref().unwrap_or_default();
         let judged = matches!(request.operation.as_ref(), "CREATE" | "UPDATE")
@@ -104,21 +98,20 @@ impl Gate {
         if !judged || self.excluded.contains(namespace) {
             return Response::allow(uid);
         }
-        let Some(object) = request.object else {
-            return self.unreadable(uid, "the request has no object");
+        let pod = match &request.object {
+            Some(Ok(pod)) => pod,
+            Some(Err(error)) => return self.unreadable(uid, &format!("cannot read the pod: {error}")),
+            None => return self.unreadable(uid, "the request has no object"),
         };
-        let pod = match pod::read(object.get()) {
-            Ok(pod) => pod,
-            Err(error) => return self.unreadable(uid, &format!("cannot read the pod: {error}")),
-        };
-        let old = match request.old_object.map(|old| pod::read(old.get())).transpose() {
-            Ok(old) => old,
-            Err(error) => return self.unreadable(uid, &format!("cannot read the pod as it was: {error}")),
+        let old = match &request.old_object {
+            Some(Ok(old)) => Some(old),
+            Some(Err(error)) => return self.unreadable(uid, &format!("cannot read the pod as it was: {error}")),
+            None => None,
         };
         if pod.is_mirror_by(&request.user_info.username, &request.user_info.groups) {
             return plain(uid, Basis::MirrorPod);
         }
-        let named = match &old {
+        let named: Vec<Named<'_>> = match old {
             Some(old) if request.operation == "UPDATE" => pod.new_images(old),
             _ => pod.images().collect(),
         };
@@ -131,24 +124,25 @@ impl Gate {
             Err(why) => return Response::later(uid, why, 2),
         };
         let setting = Setting::new(&rules, scope, namespace, &labels, Timestamp::now());
-        let spoken: Vec<Spoken<'_>> = named.iter().filter_map(|named| spoken(&setting, named)).collect();
+        let spoken: Vec<Spoken<'_>> =
+            named.iter().map(|named| setting.spoken(FieldPath::Pod(*named), named.image)).filter(|spoken| !spoken.is_unspoken()).collect();
         if spoken.is_empty() {
             return plain(uid, Basis::NoPolicy);
         }
         if spoken.len() > MOST_IMAGES {
             return Response::refuse(uid, format!("the pod names {} images; at most {MOST_IMAGES} can be judged at once", spoken.len()));
         }
-        let bearer = Bearer::of(&pod, namespace);
+        let bearer = Bearer::of(pod, namespace);
         let dry_run = request.dry_run.unwrap_or_default();
-        let wanted = setting.wanted(&spoken);
-        let question = Question { rules: &rules, bearer: &bearer, deadline, record: !dry_run, inside: setting.denies_digests() };
+        let wanted = Spoken::wanted(&spoken);
+        let question = Question { bearer: &bearer, deadline, record: !dry_run, inside: setting.denies_digests() };
         let sights = self.sights(&wanted, &question).await;
-        let sights: Vec<(Reference, Sight)> = wanted.into_iter().cloned().zip(sights).collect();
+        let sights: Vec<(Reference, Sight)> = wanted.into_iter().map(|(image, _)| image.clone()).zip(sights).collect();
         // What is asked of a registry takes a while, in which a waiver may end.
         let setting = setting.at(Timestamp::now());
         let sight = |image: &Reference| sights.iter().find(|(of, _)| of == image).map(|(_, sight)| sight);
         let judgement = judgement::conclude(&setting.consider_all(spoken, sight));
-        self.tell(request, &pod, namespace, &judgement, dry_run);
+        self.tell(request, pod, namespace, &judgement, dry_run);
         respond(uid, judgement)
     }
 
@@ -169,16 +163,14 @@ impl Gate {
         let bearer = Bearer::of(&pod, namespace);
         let setting = Setting::new(&rules, Scope::All, namespace, &labels, Timestamp::now());
         let (record, inside) = (!request.dry_run.unwrap_or_default(), setting.denies_digests());
-        let glance = |image: &Reference| {
-            let registry = rules.registry_of(image);
+        let glance = |image: &Reference, registry: Option<&Arc<RegistryEntry>>| {
             let access = Ok(self.wallet.known(registry.map(AsRef::as_ref), image));
             let processor = bearer.is_processor(registry);
             self.lookups.glance(image, registry, &Asker { namespace, access, deadline: Instant::now(), record, processor, inside })
         };
-        let spoken = pod.images().take(MOST_IMAGES).filter_map(|named| spoken(&setting, &named));
+        let spoken = pod.images().take(MOST_IMAGES).map(|named| setting.spoken(FieldPath::Pod(named), named.image));
         let consider = spoken.map(|spoken| {
-            let image = spoken.subjected.image.as_ref().ok().filter(|image| setting.needs_sight(image, &spoken.policies));
-            let sight = image.and_then(glance);
+            let sight = spoken.wants().and_then(|image| glance(image, spoken.registry));
             setting.consider(spoken, sight.as_ref())
         });
         let considered: Vec<Considered<'_>> = consider.collect();
@@ -188,22 +180,20 @@ impl Gate {
     }
 
     /// What is at hand about each of these images. What is not at hand yet is asked for, for all of them at once.
-    async fn sights(&self, wanted: &[&Reference], question: &Question<'_>) -> Vec<Sight> {
-        let Question { rules, bearer, deadline, record, inside } = *question;
+    async fn sights(&self, wanted: &[(&Reference, Option<&Arc<RegistryEntry>>)], question: &Question<'_>) -> Vec<Sight> {
+        let Question { bearer, deadline, record, inside } = *question;
         if wanted.is_empty() {
             return Vec::new();
         }
         let started = Instant::now();
-        let at_hand = |image: &&Reference| {
-            let registry = rules.registry_of(image);
-            self.lookups
-                .at_hand(image, registry, bearer.is_processor(registry), inside, || self.wallet.at_hand(registry.map(AsRef::as_ref), image))
+        let at_hand = |(image, registry): &(&Reference, Option<&Arc<RegistryEntry>>)| {
+            let access = || self.wallet.at_hand(registry.map(AsRef::as_ref), image);
+            self.lookups.at_hand(image, *registry, bearer.is_processor(*registry), inside, access)
         };
         let mut sights: Vec<Option<Sight>> = wanted.iter().map(at_hand).collect();
         if sights.iter().any(Option::is_none) {
             let missing = wanted.iter().zip(&mut sights).filter(|(_, sight)| sight.is_none());
-            join_all(missing.map(|(image, sight)| async move {
-                let registry = rules.registry_of(image);
+            join_all(missing.map(|(&(image, registry), sight)| async move {
                 let access = self.wallet.access(registry.map(AsRef::as_ref), image, bearer.namespace, &bearer.pull_secrets);
                 let access = match tokio::time::timeout_at(deadline, access).await {
                     Ok(access) => access,
@@ -250,7 +240,7 @@ impl Gate {
         Response::refuse(uid, why.to_owned())
     }
 
-    fn tell(&self, request: &Request<'_>, pod: &Pod<'_>, namespace: &str, judgement: &Judgement, dry_run: bool) {
+    fn tell(&self, request: &PodRequest<'_>, pod: &Pod<'_>, namespace: &str, judgement: &Judgement, dry_run: bool) {
         for ((verdict, mode, basis), count) in &judgement.tallies {
             self.metrics.reviews.get_or_create(&ReviewLabels { verdict: *verdict, mode: *mode, basis: *basis }).inc_by(*count);
         }
@@ -268,7 +258,7 @@ impl Gate {
 
 fn plain(uid: &str, basis: Basis) -> Response {
     let mut response = Response::allow(uid);
-    response.audit_annotations.insert("basis", format!("{basis:?}"));
+    response.audit_annotations.insert("basis", basis.as_str().into());
     response
 }
 

@@ -118,19 +118,17 @@ impl Reference {
         }
         let version = match (digest, tag) {
             (Some(digest), _) => Version::Digest(digest.parse()?),
-            (None, tag) => Version::Tag(tag.as_deref().unwrap_or(read::DEFAULT_TAG).into()),
+            (None, tag) => Version::Tag(tag.unwrap_or(read::DEFAULT_TAG).into()),
         };
         if domain.is_empty() {
             return Err(canonical::fault(path.split('/').next().unwrap_or_default()).into());
         }
-        let registry = canonical_host(&domain)?;
+        let registry = canonical_host(domain)?;
         if registry.len() + 1 + path.len() > NAME_LIMIT {
             return Err(ReferenceError::TooLong);
         }
         let (slash, address) = (registry.len(), canonical::is_address(&registry));
-        let mut text = registry;
-        text.push('/');
-        text.push_str(&path);
+        let text = [&*registry, "/", &*path].concat();
         Ok(Self { name: Name { text: text.into(), slash }, version, address })
     }
 

@@ -1,6 +1,6 @@
 //! From the opinions of several policies about several images to one answer: the strictest, its sentence, warnings and annotations.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
@@ -8,7 +8,8 @@ use crate::{
     api::Mode,
     image::{Reference, ReferenceError, Subject},
     index::Rules,
-    policy::{Policy, Waiver},
+    pod::Named,
+    policy::{Policy, RegistryEntry, Waiver},
     sentence::{self, Place},
     verdict::{Basis, Case, Opinion, Settled, Sight, Why},
 };
@@ -37,13 +38,31 @@ impl Scope {
     }
 }
 
+/// Where an image stands. It becomes text only where somebody is told of it.
+#[derive(Clone, Copy, Debug)]
+pub enum FieldPath<'a> {
+    /// In a pod.
+    Pod(Named<'a>),
+    /// Anywhere, as it is written.
+    Text(&'a str),
+}
+
+impl fmt::Display for FieldPath<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pod(named) => formatter.write_str(&named.path()),
+            Self::Text(text) => formatter.write_str(text),
+        }
+    }
+}
+
 /// One image of the pod: where it stands, what it says, and how it reads.
 #[derive(Clone, Debug)]
-pub struct Subjected {
+pub struct Subjected<'a> {
     /// `spec.containers[web].image`.
-    pub path: String,
+    pub path: FieldPath<'a>,
     /// As the author wrote it.
-    pub text: String,
+    pub text: &'a str,
     /// How it reads.
     pub image: Result<Reference, ReferenceError>,
 }
@@ -100,53 +119,36 @@ impl<'a> Setting<'a> {
         Case { policy, waivers: &self.waivers, namespace: self.namespace, image, now: self.now }
     }
 
+    /// One image with the policies that speak of it and what they say of its name.
+    #[must_use]
+    pub fn spoken(&self, path: FieldPath<'a>, text: &'a str) -> Spoken<'a> {
+        let image = Reference::parse(text);
+        let policies = self.policies_for(&image);
+        let registry = image.as_ref().ok().and_then(|image| self.rules.registry_of(image));
+        let mut views = Vec::with_capacity(policies.len());
+        views.extend(policies.into_iter().map(|policy| {
+            let opinion = match &image {
+                Ok(image) => Opinion::by_name(&self.case(policy, image), registry.is_some()),
+                Err(error) => {
+                    let settled = Settled::Refuse(Why::Reference(error.to_string()));
+                    Some(Opinion { policy: &policy.name, mode: policy.mode, settled, warnings: Vec::new() })
+                }
+            };
+            View { policy, opinion }
+        }));
+        Spoken { subjected: Subjected { path, text, image }, registry, views }
+    }
+
     /// What each of its policies makes of one image, given what is at hand about it.
     #[must_use]
     pub fn consider(&self, spoken: Spoken<'a>, sight: Option<&Sight>) -> Considered<'a> {
-        let Spoken { subjected, policies } = spoken;
-        let opinions = match &subjected.image {
-            Err(error) => policies
-                .iter()
-                .map(|policy| Opinion {
-                    policy: &policy.name,
-                    mode: policy.mode,
-                    settled: Settled::Refuse(Why::Reference(error.to_string())),
-                    warnings: Vec::new(),
-                })
-                .collect(),
-            Ok(image) => {
-                let opinion = |policy: &&'a Policy| match sight {
-                    Some(sight) => Some(Opinion::of(&self.case(policy, image), sight)),
-                    None => Opinion::by_name(&self.case(policy, image), self.rules.registry_of(image).is_some()),
-                };
-                let mut opinions = Vec::with_capacity(policies.len());
-                opinions.extend(policies.iter().filter_map(opinion));
-                opinions
-            }
-        };
+        let Spoken { subjected, views, .. } = spoken;
+        let mut opinions = Vec::with_capacity(views.len());
+        opinions.extend(views.into_iter().filter_map(|View { policy, opinion }| {
+            let see = || Some(Opinion::seen(&self.case(policy, subjected.image.as_ref().ok()?), sight?));
+            opinion.or_else(see)
+        }));
         Considered { subject: sight.and_then(|sight| sight.subject.clone()), subjected, opinions }
-    }
-
-    /// Whether some of its policies needs more than the image's name.
-    #[must_use]
-    pub fn needs_sight(&self, image: &Reference, policies: &[&'a Policy]) -> bool {
-        let listed = self.rules.registry_of(image).is_some();
-        policies.iter().any(|policy| Opinion::by_name(&self.case(policy, image), listed).is_none())
-    }
-
-    /// The images of which some policy needs to know more than the name, each once.
-    #[must_use]
-    pub fn wanted<'s>(&self, spoken: &'s [Spoken<'a>]) -> Vec<&'s Reference> {
-        let mut wanted = Vec::new();
-        for Spoken { subjected, policies } in spoken {
-            if let Ok(image) = &subjected.image
-                && !wanted.contains(&image)
-                && self.needs_sight(image, policies)
-            {
-                wanted.push(image);
-            }
-        }
-        wanted
     }
 
     /// What each policy makes of each image, given what is at hand about those that were [wanted](Self::wanted).
@@ -160,20 +162,57 @@ impl<'a> Setting<'a> {
     }
 }
 
-/// One image with the policies that speak of it.
+/// One image with the policies that speak of it, and what those say that need no more than its name.
 #[derive(Clone, Debug)]
 pub struct Spoken<'a> {
     /// The image.
-    pub subjected: Subjected,
-    /// The policies, as [`Setting::policies_for`] chooses them.
-    pub policies: Vec<&'a Policy>,
+    pub subjected: Subjected<'a>,
+    /// The Registry that speaks of it.
+    pub registry: Option<&'a Arc<RegistryEntry>>,
+    views: Vec<View<'a>>,
+}
+
+#[derive(Clone, Debug)]
+struct View<'a> {
+    policy: &'a Policy,
+    /// None where more must be known.
+    opinion: Option<Opinion<'a>>,
+}
+
+impl<'a> Spoken<'a> {
+    /// No policy speaks of it.
+    #[must_use]
+    pub const fn is_unspoken(&self) -> bool {
+        self.views.is_empty()
+    }
+
+    /// The image, if some policy needs to know more than its name.
+    #[must_use]
+    pub fn wants(&self) -> Option<&Reference> {
+        let image = self.subjected.image.as_ref().ok()?;
+        self.views.iter().any(|view| view.opinion.is_none()).then_some(image)
+    }
+
+    /// Those of which some policy needs to know more than the name, each image once.
+    #[must_use]
+    pub fn wanted<'s>(all: &'s [Self]) -> Vec<(&'s Reference, Option<&'a Arc<RegistryEntry>>)> {
+        let mut wanted: Vec<(&Reference, _)> = Vec::with_capacity(all.len());
+        for spoken in all {
+            if let Some(image) = spoken.wants()
+                && !wanted.iter().any(|(held, _)| *held == image)
+            {
+                wanted.push((image, spoken.registry));
+            }
+        }
+        wanted
+    }
 }
 
 /// Everything that was thought about one image.
 #[derive(Clone, Debug)]
 pub struct Considered<'a> {
     /// The image.
-    pub subjected: Subjected,
+    pub subjected: Subjected<'a>,
     /// Its digest, when that is known.
     pub subject: Option<Subject>,
     /// One opinion a policy.
@@ -188,10 +227,10 @@ pub struct Judgement {
     /// For the user, beside a yes or a no.
     pub warnings: Vec<String>,
     /// For the API server's audit log.
-    pub annotations: BTreeMap<&'static str, String>,
+    pub annotations: BTreeMap<&'static str, Cow<'static, str>>,
     /// For the metrics: how many opinions there were of each kind.
     pub tallies: Vec<(Tally, u64)>,
-    /// Audit lines: every opinion that is not a plain yes.
+    /// Audit lines: every opinion that is not a plain yes, with all the policies that share it.
     pub lines: Vec<Line>,
 }
 
@@ -235,7 +274,7 @@ impl Answered {
     }
 }
 
-/// One opinion that is not a plain yes, for the audit log.
+/// An opinion that is not a plain yes, for the audit log.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Line {
     /// Where in the pod.
@@ -244,8 +283,8 @@ pub struct Line {
     pub image: String,
     /// Its digest, when known.
     pub digest: Option<String>,
-    /// Which policy.
-    pub policy: String,
+    /// Which policies.
+    pub policies: Vec<String>,
     /// In which mode.
     pub mode: Mode,
     /// What it said.
@@ -266,6 +305,10 @@ impl Opinion<'_> {
             Settled::Later(..) => Answered::Later,
             Settled::Refuse(_) => Answered::Refuse,
         }
+    }
+
+    fn says_the_same(&self, other: &Self) -> bool {
+        self.mode == other.mode && self.settled == other.settled && self.warnings == other.warnings
     }
 
     /// On what it rests.
@@ -301,7 +344,9 @@ pub fn conclude(all: &[Considered<'_>]) -> Judgement {
         Judgement { answer: Answer::Admit, warnings: Vec::new(), annotations: BTreeMap::new(), tallies: Vec::new(), lines: Vec::new() };
     let mut strictest: Option<(Answered, &Considered<'_>, &Opinion<'_>)> = None;
     for considered in all {
-        let place = Place { path: &considered.subjected.path, image: &considered.subjected.text, subject: considered.subject.as_ref() };
+        let place = Place { path: considered.subjected.path, image: considered.subjected.text, subject: considered.subject.as_ref() };
+        let mut told: Vec<&Opinion<'_>> = Vec::new();
+        let first_line = judgement.lines.len();
         for opinion in &considered.opinions {
             let (answered, basis) = (opinion.answered(), opinion.basis());
             let tally = (answered, opinion.mode, basis);
@@ -325,16 +370,22 @@ pub fn conclude(all: &[Considered<'_>]) -> Judgement {
                 judgement.warnings.extend(opinion.warnings.iter().map(|why| sentence::warning(&place, why, opinion.policy)));
             }
             if answered != Answered::Admit || basis.is_open() || matches!(basis, Basis::LastKnownGood | Basis::Waiver | Basis::Processor) {
-                judgement.lines.push(Line {
-                    path: considered.subjected.path.clone(),
-                    image: crate::history::clip(&considered.subjected.text, 400),
-                    digest: considered.subject.as_ref().map(|subject| subject.digest().to_string()),
-                    policy: opinion.policy.to_owned(),
-                    mode: opinion.mode,
-                    answered,
-                    basis,
-                    reason: opinion.why().map_or_else(String::new, sentence::short),
-                });
+                match told.iter().position(|held| held.says_the_same(opinion)) {
+                    Some(at) => judgement.lines[first_line + at].policies.push(opinion.policy.to_owned()),
+                    None => {
+                        told.push(opinion);
+                        judgement.lines.push(Line {
+                            path: considered.subjected.path.to_string(),
+                            image: crate::history::clip(considered.subjected.text, 400),
+                            digest: considered.subject.as_ref().map(|subject| subject.digest().to_string()),
+                            policies: vec![opinion.policy.to_owned()],
+                            mode: opinion.mode,
+                            answered,
+                            basis,
+                            reason: opinion.why().map_or_else(String::new, sentence::short),
+                        });
+                    }
+                }
             }
             if strictest.as_ref().is_none_or(|(held, _, other)| (answered, opinion.mode) > (*held, other.mode)) {
                 strictest = Some((answered, considered, opinion));
@@ -343,14 +394,14 @@ pub fn conclude(all: &[Considered<'_>]) -> Judgement {
     }
     if let Some((answered, considered, opinion)) = strictest {
         let annotations = &mut judgement.annotations;
-        annotations.insert("image", crate::history::clip(&considered.subjected.text, 400));
+        annotations.insert("image", crate::history::clip(considered.subjected.text, 400).into());
         if let Some(subject) = &considered.subject {
-            annotations.insert("digest", subject.digest().to_string());
+            annotations.insert("digest", subject.digest().to_string().into());
         }
-        annotations.insert("policy", opinion.policy.to_owned());
-        annotations.insert("mode", format!("{:?}", opinion.mode));
-        annotations.insert("verdict", answered.as_str().to_owned());
-        annotations.insert("basis", format!("{:?}", opinion.basis()));
+        annotations.insert("policy", opinion.policy.to_owned().into());
+        annotations.insert("mode", opinion.mode.as_str().into());
+        annotations.insert("verdict", answered.as_str().into());
+        annotations.insert("basis", opinion.basis().as_str().into());
     }
     judgement.warnings.dedup();
     judgement.warnings.truncate(16);
@@ -367,7 +418,7 @@ pub fn conclude(all: &[Considered<'_>]) -> Judgement {
 pub fn as_warnings(all: &[Considered<'_>]) -> Vec<String> {
     let mut warnings = Vec::new();
     for considered in all {
-        let place = Place { path: &considered.subjected.path, image: &considered.subjected.text, subject: considered.subject.as_ref() };
+        let place = Place { path: considered.subjected.path, image: considered.subjected.text, subject: considered.subject.as_ref() };
         for opinion in considered.opinions.iter().filter(|opinion| opinion.mode != Mode::Audit) {
             if let Settled::Refuse(why) = &opinion.settled {
                 warnings.push(sentence::warning(&place, why, opinion.policy));

@@ -249,7 +249,7 @@ fn check_host(host: &str) -> Result<(), PatternError> {
         return without.map_or(Ok(()), |without| Err(PatternError::Host(without.to_owned())));
     }
     let canonical = canonical_host(host)?;
-    if canonical == host { Ok(()) } else { Err(PatternError::Host(canonical)) }
+    if canonical == host { Ok(()) } else { Err(PatternError::Host(canonical.into_owned())) }
 }
 
 fn tag(part: &str) -> PatternError {

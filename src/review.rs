@@ -9,10 +9,12 @@ use std::{borrow::Cow, collections::BTreeMap};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::pod::{self, Pod};
+
 /// A review as the API server sends it.
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Review<'a> {
+#[serde(rename_all = "camelCase", bound(deserialize = "O: Deserialize<'de>"))]
+pub struct Review<'a, O = &'a RawValue> {
     /// `admission.k8s.io/v1`.
     #[serde(borrow)]
     pub api_version: Cow<'a, str>,
@@ -20,14 +22,13 @@ pub struct Review<'a> {
     #[serde(borrow)]
     pub kind: Cow<'a, str>,
     /// What is asked. Without it the review is no request.
-    #[serde(borrow)]
-    pub request: Option<Request<'a>>,
+    pub request: Option<Request<'a, O>>,
 }
 
-/// What the API server asks.
+/// What the API server asks. Its objects are raw, or read.
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Request<'a> {
+#[serde(rename_all = "camelCase", bound(deserialize = "O: Deserialize<'de>"))]
+pub struct Request<'a, O = &'a RawValue> {
     /// Must come back in the answer.
     #[serde(borrow)]
     pub uid: Cow<'a, str>,
@@ -50,11 +51,11 @@ pub struct Request<'a> {
     #[serde(borrow)]
     pub user_info: UserInfo<'a>,
     /// The object as it would be.
-    #[serde(borrow, default)]
-    pub object: Option<&'a RawValue>,
+    #[serde(default)]
+    pub object: Option<O>,
     /// The object as it is.
-    #[serde(borrow, default)]
-    pub old_object: Option<&'a RawValue>,
+    #[serde(default)]
+    pub old_object: Option<O>,
     /// Nothing is to be written.
     #[serde(default)]
     pub dry_run: Option<bool>,
@@ -90,11 +91,35 @@ pub struct UserInfo<'a> {
 /// # Errors
 /// When the bytes are not an `admission.k8s.io/v1` AdmissionReview with a request.
 pub fn read(body: &[u8]) -> Result<Request<'_>, ReadError> {
-    let review: Review<'_> = serde_json::from_slice(body).map_err(|error| ReadError::Json(brief(&error)))?;
+    read_with(body)
+}
+
+/// Reads a review of pods. What is wrong with a pod is no error here: whether anybody has to read it is not known yet.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_pods(body: &[u8]) -> Result<Request<'_, Result<Pod<'_>, String>>, ReadError> {
+    // In one go if that is possible: it is half of what a warm review costs. What is wrong otherwise is found out piece by piece.
+    match read_with::<Pod<'_>>(body) {
+        Ok(request) => Ok(request.with(Ok)),
+        Err(_) => Ok(read(body)?.with(|object| pod::read(object.get()))),
+    }
+}
+
+fn read_with<'a, O: Deserialize<'a>>(body: &'a [u8]) -> Result<Request<'a, O>, ReadError> {
+    let review: Review<'a, O> = serde_json::from_slice(body).map_err(|error| ReadError::Json(brief(&error)))?;
     if review.kind != "AdmissionReview" || review.api_version != "admission.k8s.io/v1" {
         return Err(ReadError::Kind(format!("{}, {}", clip(&review.api_version), clip(&review.kind))));
     }
     review.request.ok_or(ReadError::NoRequest)
+}
+
+impl<'a, O> Request<'a, O> {
+    fn with<T>(self, read: impl Fn(O) -> T) -> Request<'a, T> {
+        let Self { uid, kind, sub_resource, name, namespace, operation, user_info, object, old_object, dry_run } = self;
+        let (object, old_object) = (object.map(&read), old_object.map(read));
+        Request { uid, kind, sub_resource, name, namespace, operation, user_info, object, old_object, dry_run }
+    }
 }
 
 /// Why a review cannot be read.
@@ -171,7 +196,7 @@ pub struct Response {
     pub warnings: Vec<String>,
     /// Kept in the API server's audit log under the webhook's name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub audit_annotations: BTreeMap<&'static str, String>,
+    pub audit_annotations: BTreeMap<&'static str, Cow<'static, str>>,
 }
 
 /// The part of a `metav1.Status` that a webhook may set.
@@ -224,7 +249,7 @@ impl Response {
     #[must_use]
     pub fn observed(mut self) -> Self {
         if let Some(status) = self.status.take() {
-            self.audit_annotations.insert("unjudged", status.message);
+            self.audit_annotations.insert("unjudged", status.message.into());
         }
         self.allowed = true;
         self
@@ -261,6 +286,25 @@ mod tests {
         }
         assert_eq!(uid_of(b"\xff\xfe"), None);
         assert_eq!(uid_of(b""), None);
+    }
+
+    #[test]
+    fn a_pod_that_cannot_be_read_does_not_make_the_review_unreadable() {
+        let body = |pod: &str| {
+            let request = r#""uid":"u","kind":{"kind":"Pod"},"operation":"CREATE","userInfo":{}"#;
+            format!(
+                r#"{{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","request":{{{request},"object":{pod},"oldObject":null}}}}"#
+            )
+        };
+        let good = body(r#"{"spec":{"containers":[{"name":"a","image":"x"}]}}"#);
+        let request = read_pods(good.as_bytes()).unwrap();
+        assert_eq!(request.object.unwrap().unwrap().images().count(), 1);
+        assert!(request.old_object.is_none());
+        let bad = body(r#"{"spec":{"containers":5}}"#);
+        let request = read_pods(bad.as_bytes()).unwrap();
+        assert_eq!(request.uid, "u");
+        assert_eq!(request.object.unwrap().unwrap_err(), "a field has another type than Kubernetes gives it (line 1, column 23)");
+        assert_eq!(read_pods(b"{}").unwrap_err(), read(b"{}").unwrap_err());
     }
 
     #[test]

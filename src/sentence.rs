@@ -12,6 +12,7 @@ use crate::{
     facts::{BusyCause, Facts},
     history::clip,
     image::Subject,
+    judgement::FieldPath,
     verdict::{Unknown, Why},
 };
 
@@ -24,7 +25,7 @@ pub const REFUSAL_LIMIT: usize = 4096;
 #[derive(Clone, Copy, Debug)]
 pub struct Place<'a> {
     /// `spec.containers[web].image`.
-    pub path: &'a str,
+    pub path: FieldPath<'a>,
     /// As the author wrote it.
     pub image: &'a str,
     /// The digest that it stands for, when that is known and the author did not write it.

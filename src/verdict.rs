@@ -70,6 +70,27 @@ pub enum Basis {
 }
 
 impl Basis {
+    /// The word for annotations.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoPolicy => "NoPolicy",
+            Self::NothingNew => "NothingNew",
+            Self::MirrorPod => "MirrorPod",
+            Self::NothingRequired => "NothingRequired",
+            Self::KnownFacts => "KnownFacts",
+            Self::Registry => "Registry",
+            Self::LastKnownGood => "LastKnownGood",
+            Self::Waiver => "Waiver",
+            Self::Processor => "Processor",
+            Self::OpenPending => "OpenPending",
+            Self::OpenUnavailable => "OpenUnavailable",
+            Self::OpenUnauthorized => "OpenUnauthorized",
+            Self::Unreadable => "Unreadable",
+            Self::Deadline => "Deadline",
+        }
+    }
+
     /// Whether this lets in what was not judged: a debt.
     #[must_use]
     pub const fn is_open(self) -> bool {
@@ -171,20 +192,15 @@ impl Case<'_, '_> {
 }
 
 /// What one policy makes of an image by its name alone: `None` when more must be known.
-#[must_use]
-pub fn judge_by_name(case: &Case<'_, '_>, listed: bool, warnings: &mut Vec<Why>) -> Option<Verdict> {
+fn judge_by_name(case: &Case<'_, '_>, listed: bool) -> Option<Verdict> {
     if case.image.host_is_ip() && !listed {
         return Some(Verdict::Refuse(Why::AddressLiteral));
     }
     if let Some(reason) = case.policy.denies(case.image) {
         return Some(Verdict::Refuse(Why::Denied(reason.to_owned())));
     }
-    let waived = || case.waived(Requirement::Digest, None);
-    match case.policy.require.digest {
-        Level::Off => {}
-        Level::Warn | Level::Deny if case.image.digest().is_some() || waived() => {}
-        Level::Warn => warnings.push(Why::NoDigest),
-        Level::Deny => return Some(Verdict::Refuse(Why::NoDigest)),
+    if case.policy.require.digest == Level::Deny && lacks_digest(case) {
+        return Some(Verdict::Refuse(Why::NoDigest));
     }
     if !case.policy.needs_facts() {
         return Some(Verdict::Admit(Basis::NothingRequired));
@@ -196,6 +212,16 @@ pub fn judge_by_name(case: &Case<'_, '_>, listed: bool, warnings: &mut Vec<Why>)
     None
 }
 
+/// The policy wants a digest, or would like one, and the image is named without.
+fn lacks_digest(case: &Case<'_, '_>) -> bool {
+    case.policy.require.digest != Level::Off && case.image.digest().is_none() && !case.waived(Requirement::Digest, None)
+}
+
+/// What the name alone earns a warning for.
+fn warnings_by_name(case: &Case<'_, '_>) -> Vec<Why> {
+    if case.policy.require.digest == Level::Warn && lacks_digest(case) { vec![Why::NoDigest] } else { Vec::new() }
+}
+
 /// A quarantine is waived by digest, so a tag's has to be found out first; but only where some waiver speaks of this namespace.
 fn may_be_waived(case: &Case<'_, '_>) -> bool {
     match case.image.digest() {
@@ -204,12 +230,8 @@ fn may_be_waived(case: &Case<'_, '_>) -> bool {
     }
 }
 
-/// What one policy makes of one image. Requirements at level Warn go to `warnings`.
-#[must_use]
-pub fn judge(case: &Case<'_, '_>, sight: &Sight, warnings: &mut Vec<Why>) -> Verdict {
-    if let Some(verdict) = judge_by_name(case, sight.listed, warnings) {
-        return verdict;
-    }
+/// What one policy makes of one image of which its name does not say enough. Requirements at level Warn go to `warnings`.
+fn judge(case: &Case<'_, '_>, sight: &Sight, warnings: &mut Vec<Why>) -> Verdict {
     if let Some(verdict) = denied_by_digest(case, sight) {
         return verdict;
     }
@@ -398,7 +420,13 @@ impl<'p> Opinion<'p> {
     /// Judges and settles.
     #[must_use]
     pub fn of(case: &Case<'p, '_>, sight: &Sight) -> Self {
-        let mut warnings = Vec::new();
+        Self::by_name(case, sight.listed).unwrap_or_else(|| Self::seen(case, sight))
+    }
+
+    /// Judges and settles what the name does not decide: [`Opinion::by_name`] is none.
+    #[must_use]
+    pub fn seen(case: &Case<'p, '_>, sight: &Sight) -> Self {
+        let mut warnings = warnings_by_name(case);
         let verdict = judge(case, sight, &mut warnings);
         let settled = settle(case, sight, verdict);
         Self { policy: &case.policy.name, mode: case.policy.mode, settled, warnings }
@@ -407,14 +435,13 @@ impl<'p> Opinion<'p> {
     /// The opinion of a policy that needs nothing but the name; `None` when more must be known.
     #[must_use]
     pub fn by_name(case: &Case<'p, '_>, listed: bool) -> Option<Self> {
-        let mut warnings = Vec::new();
-        let settled = match judge_by_name(case, listed, &mut warnings)? {
+        let settled = match judge_by_name(case, listed)? {
             Verdict::Admit(basis) => Settled::Admit(basis),
             Verdict::Refuse(why) => Settled::Refuse(why),
             // A name alone leaves nothing unknown.
             Verdict::Unknown(_) | Verdict::Busy(_) => return None,
         };
-        Some(Self { policy: &case.policy.name, mode: case.policy.mode, settled, warnings })
+        Some(Self { policy: &case.policy.name, mode: case.policy.mode, settled, warnings: warnings_by_name(case) })
     }
 }
 

@@ -114,7 +114,7 @@ async fn judge(door: &Door, body: Body, scope: Scope, deadline: Instant) -> Resp
         let why = "too many reviews are being worked on: try again shortly";
         return Response::later(review::uid_of(&body).unwrap_or_default(), why.to_owned(), 2);
     };
-    match review::read(&body) {
+    match review::read_pods(&body) {
         Err(error) => {
             door.gate.metrics.unreadable_requests.inc();
             Response::refuse(review::uid_of(&body).unwrap_or_default(), error.to_string())

@@ -14,7 +14,6 @@ use lazaretto::{
     gate::Gate,
     lookups::{Lives, Lookups},
     metrics::Metrics,
-    pod,
     registry::{ClientOptions, RegistryClient},
     review::{self, Response},
     tls::{CurrentCertificate, Limits, Listener},
@@ -138,9 +137,8 @@ async fn secret(_: http::Request<kube::client::Body>) -> Result<http::Response<k
 /// Reads with the program's own readers and says yes.
 pub fn echo() -> Router {
     async fn answer(body: Bytes) -> HttpResponse {
-        let Ok(request) = review::read(&body) else { return StatusCode::BAD_REQUEST.into_response() };
-        let pod = request.object.map(|object| pod::read(object.get()));
-        if !matches!(&pod, Some(Ok(pod)) if pod.images().next().is_some()) {
+        let Ok(request) = review::read_pods(&body) else { return StatusCode::BAD_REQUEST.into_response() };
+        if !matches!(&request.object, Some(Ok(pod)) if pod.images().next().is_some()) {
             return StatusCode::BAD_REQUEST.into_response();
         }
         ([(CONTENT_TYPE, "application/json")], Response::allow(request.uid).into_json()).into_response()

@@ -29,7 +29,7 @@ use super::{Exit, cluster::ClusterArguments, input, output};
 use crate::{
     api::ShortDuration,
     image::{Digest, Reference},
-    judgement::{Scope, Setting, Spoken, Subjected},
+    judgement::{FieldPath, Scope, Setting, Spoken},
     keyring::Keyring,
     pod::MOST_IMAGES,
     verdict::Sight,
@@ -236,12 +236,7 @@ fn case<'a>(subject: &'a Subject, world: &'a World) -> Case<'a> {
     } else {
         world.labels(&subject.namespace).map_err(|why| (Verdict::Later, why)).map(|labels| {
             let setting = Setting::new(&world.rules, Scope::All, &subject.namespace, &labels, Timestamp::now());
-            let spoken = subject.images.iter().map(|(path, text)| {
-                let image = Reference::parse(text);
-                let policies = setting.policies_for(&image);
-                Spoken { subjected: Subjected { path: path.clone(), text: text.clone(), image }, policies }
-            });
-            let spoken = spoken.collect();
+            let spoken = subject.images.iter().map(|(path, text)| setting.spoken(FieldPath::Text(path), text)).collect();
             (setting, spoken)
         })
     };
@@ -256,7 +251,7 @@ async fn hands(
     client: Option<&Client>,
 ) -> anyhow::Result<HashMap<Reference, Hand>> {
     let judged = cases.iter().filter_map(|case| case.judged.as_ref().ok());
-    let mut wanted: Vec<Reference> = judged.flat_map(|(setting, spoken)| setting.wanted(spoken)).cloned().collect();
+    let mut wanted: Vec<Reference> = judged.flat_map(|(_, spoken)| Spoken::wanted(spoken)).map(|(image, _)| image.clone()).collect();
     wanted.sort_unstable();
     wanted.dedup();
     if wanted.is_empty() {
@@ -298,6 +293,6 @@ fn judge(case: Case<'_>, world: &World, hands: &HashMap<Reference, Hand>, strict
     let setting = setting.at(Timestamp::now());
     let considered = setting.consider_all(spoken, |image| sights.get(image));
     let answer = report::answer(&considered, strict);
-    let images = considered.into_iter().map(|considered| report::image(considered, hands)).collect();
+    let images = considered.iter().map(|considered| report::image(considered, hands)).collect();
     judged(answer, None, images)
 }

@@ -1,6 +1,9 @@
 //! One spelling for each registry.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{
+    borrow::Cow,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 use super::clip;
 
@@ -52,9 +55,9 @@ pub enum HostError {
 ///
 /// `:443` is left out because that is where every client of registries goes without a port. A Registry with plain HTTP is the
 /// exception to that, and has to name its hosts with their ports.
-pub(crate) fn canonical_host(domain: &str) -> Result<String, HostError> {
+pub(crate) fn canonical_host(domain: &str) -> Result<Cow<'_, str>, HostError> {
     if domain == DOCKER_HUB {
-        return Ok(DOCKER_HUB.to_owned());
+        return Ok(Cow::Borrowed(domain));
     }
     let written = || clip(domain);
     let (host, port) = split_port(domain);
@@ -63,12 +66,12 @@ pub(crate) fn canonical_host(domain: &str) -> Result<String, HostError> {
         let address = address.strip_suffix(']').ok_or_else(|| fault(domain))?;
         // The address has to be as it is displayed: so mapped IPv4 addresses, displayed with dots, are refused too.
         let canonical = address.parse::<Ipv6Addr>().is_ok_and(|parsed| parsed.to_string() == address);
-        if canonical { host.to_owned() } else { return Err(HostError::Ipv6(written())) }
+        if canonical { Cow::Borrowed(host) } else { return Err(HostError::Ipv6(written())) }
     } else {
         if !host.split('.').all(is_label) {
             return Err(fault(domain));
         }
-        host.to_ascii_lowercase()
+        if host.bytes().any(|byte| byte.is_ascii_uppercase()) { Cow::Owned(host.to_ascii_lowercase()) } else { Cow::Borrowed(host) }
     };
     if host == DOCKER_HUB || host.ends_with(".docker.io") || host == DOCKER_HUB_ALIAS {
         return Err(HostError::DockerHub(written()));
@@ -78,11 +81,12 @@ pub(crate) fn canonical_host(domain: &str) -> Result<String, HostError> {
     }
     // containerd: HTTP on port 80 for `localhost`, in just this spelling, and for loopback addresses; TLS for all else.
     let default = port == Some(DEFAULT_PORT);
-    if is_loopback(&host) && (default || !domain.starts_with(&host)) {
-        return Err(HostError::Loopback(written(), host));
+    if is_loopback(&host) && (default || !domain.starts_with(&*host)) {
+        return Err(HostError::Loopback(written(), host.into_owned()));
     }
     match port.filter(|_| !default) {
-        Some(port) => Ok(format!("{host}:{port}")),
+        Some(_) if matches!(host, Cow::Borrowed(_)) => Ok(Cow::Borrowed(domain)),
+        Some(port) => Ok(Cow::Owned(format!("{host}:{port}"))),
         None if host.contains(['.', ':']) || host == LOCALHOST => Ok(host),
         None => Err(HostError::Dotless(written())),
     }

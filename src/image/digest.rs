@@ -9,9 +9,18 @@ use super::clip;
 /// Number of lower-case hex digits by algorithm. containerd also reads sha384, which no registry must serve and no client here computes.
 const ALGORITHMS: [(&str, usize); 2] = [("sha256", 64), ("sha512", 128)];
 
-/// A digest as OCI writes it: `sha256:` and 64, or `sha512:` and 128 lower-case hex digits.
+/// A digest as OCI writes it: `sha256:` and 64, or `sha512:` and 128 lower-case hex digits. In the order of the texts.
+///
+/// Held as the bytes that the digits stand for: digests are compared and looked up far more often than they are shown.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Digest(Arc<str>);
+pub struct Digest(Bytes);
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Bytes {
+    Sha256([u8; 32]),
+    /// So rare that the others should not pay for its length.
+    Sha512(Arc<[u8; 64]>),
+}
 
 /// Why a text is no digest.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,23 +46,67 @@ pub enum DigestError {
 impl Digest {
     /// The sha256 digest of bytes.
     pub fn of(bytes: &[u8]) -> Self {
-        use fmt::Write as _;
-        let mut text = String::with_capacity(71);
-        text.push_str("sha256:");
-        for byte in aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref() {
-            let _ = write!(text, "{byte:02x}");
+        let mut digest = [0; 32];
+        for (to, from) in digest.iter_mut().zip(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref()) {
+            *to = *from;
         }
-        Self(text.into())
+        Self(Bytes::Sha256(digest))
     }
 
     /// `sha256` or `sha512`.
-    pub fn algorithm(&self) -> &str {
-        self.0.split_once(':').map_or("", |(algorithm, _)| algorithm)
+    pub const fn algorithm(&self) -> &'static str {
+        match self.0 {
+            Bytes::Sha256(_) => "sha256",
+            Bytes::Sha512(_) => "sha512",
+        }
     }
 
     /// The hex digits: 64 or 128.
-    pub fn hex(&self) -> &str {
-        self.0.split_once(':').map_or("", |(_, hex)| hex)
+    pub fn hex(&self) -> String {
+        let mut text = String::with_capacity(2 * self.bytes().len());
+        self.push_hex(&mut text);
+        text
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match &self.0 {
+            Bytes::Sha256(bytes) => bytes,
+            Bytes::Sha512(bytes) => &**bytes,
+        }
+    }
+
+    fn push_hex(&self, text: &mut String) {
+        const DIGITS: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
+        for byte in self.bytes() {
+            text.push(DIGITS[usize::from(byte >> 4)]);
+            text.push(DIGITS[usize::from(byte & 15)]);
+        }
+    }
+}
+
+/// The bytes that so many lower-case hex digits stand for.
+fn from_hex<const LENGTH: usize>(hex: &str) -> Option<[u8; LENGTH]> {
+    let mut bytes = [0; LENGTH];
+    let (pairs, rest) = hex.as_bytes().as_chunks::<2>();
+    if !rest.is_empty() || pairs.len() != LENGTH {
+        return None;
+    }
+    // Without a way out in the middle, so that it can be done for many digits at once.
+    let mut all = true;
+    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+        let (high, low) = (digit(*high), digit(*low));
+        all &= (high | low) < 16;
+        *byte = high << 4 | (low & 15);
+    }
+    all.then_some(bytes)
+}
+
+/// What a lower-case hex digit stands for; anything from 16 for what is none.
+const fn digit(byte: u8) -> u8 {
+    match byte {
+        b'0'..=b'9' => byte - b'0',
+        b'a'..=b'f' => byte - b'a' + 10,
+        _ => u8::MAX,
     }
 }
 
@@ -67,10 +120,11 @@ impl FromStr for Digest {
         if hex.len() != wanted {
             return Err(DigestError::Length { algorithm, wanted, found: hex.len() });
         }
-        if !hex.bytes().all(is_lower_hex) {
-            return Err(DigestError::NotHex(clip(text)));
-        }
-        Ok(Self(text.into()))
+        let bytes = match wanted {
+            64 => from_hex(hex).map(Bytes::Sha256),
+            _ => from_hex(hex).map(|bytes| Bytes::Sha512(Arc::new(bytes))),
+        };
+        bytes.map(Self).ok_or_else(|| DigestError::NotHex(clip(text)))
     }
 }
 
@@ -80,19 +134,23 @@ pub(super) const fn is_lower_hex(byte: u8) -> bool {
 
 impl fmt::Display for Digest {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.0)
+        let mut text = String::with_capacity(7 + 128);
+        text.push_str(self.algorithm());
+        text.push(':');
+        self.push_hex(&mut text);
+        formatter.write_str(&text)
     }
 }
 
 impl fmt::Debug for Digest {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.0)
+        fmt::Display::fmt(self, formatter)
     }
 }
 
 impl Serialize for Digest {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
+        serializer.collect_str(self)
     }
 }
 

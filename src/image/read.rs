@@ -14,6 +14,8 @@
 //! digest, `/` never in a tag or a component, `:` only in a domain and before the tag. So cutting at the first `@`, the last `/`
 //! and the first `:` after it finds the one way in which the whole can match.
 
+use std::borrow::Cow;
+
 use super::{
     HostError, canonical, clip,
     digest::{DigestError, is_lower_hex},
@@ -30,15 +32,15 @@ const TAG_LIMIT: usize = 128;
 
 /// What a node takes a text for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reading {
+pub struct Reading<'a> {
     /// The registry as it is written. Empty where the grammar finds none: `under_score.example/app` is to it a path of two parts.
-    pub domain: String,
+    pub domain: &'a str,
     /// The repository, with `library/` where that is implied. At most 255 bytes.
-    pub path: String,
+    pub path: Cow<'a, str>,
     /// The tag; `latest` where neither tag nor digest is written. Beside a digest it means nothing and is kept only for show.
-    pub tag: Option<String>,
+    pub tag: Option<&'a str>,
     /// The digest. It decides over the tag.
-    pub digest: Option<String>,
+    pub digest: Option<&'a str>,
 }
 
 /// Why a node cannot read a text. Of several faults one is named; the sentence says what to write instead.
@@ -95,12 +97,12 @@ pub enum ReadingError {
 }
 
 /// Reads a text exactly as containerd does when a pod names its image.
-pub fn read(text: &str) -> Result<Reading, ReadingError> {
+pub fn read(text: &str) -> Result<Reading<'_>, ReadingError> {
     // The exact reading decides; only a text that it refuses is looked through for a cause that helps its author more.
     read_exactly(text).map_err(|error| remarkable(text).unwrap_or(error))
 }
 
-fn read_exactly(text: &str) -> Result<Reading, ReadingError> {
+fn read_exactly(text: &str) -> Result<Reading<'_>, ReadingError> {
     if text.len() == 64 && text.bytes().all(is_lower_hex) {
         return Err(ReadingError::Identifier);
     }
@@ -115,7 +117,8 @@ fn read_exactly(text: &str) -> Result<Reading, ReadingError> {
         Some((_, tag)) => (&name[..name.len() - tag.len() - 1], Some(tag)),
         None => (name, None),
     };
-    let path = if domain == DEFAULT_DOMAIN && !remainder.contains('/') { [OFFICIAL, name].concat() } else { name.to_owned() };
+    let official = domain == DEFAULT_DOMAIN && !remainder.contains('/');
+    let path = if official { Cow::Owned([OFFICIAL, name].concat()) } else { Cow::Borrowed(name) };
 
     if let Some(part) = path.split('/').find(|part| !is_path_component(part)) {
         return Err(match part {
@@ -134,7 +137,7 @@ fn read_exactly(text: &str) -> Result<Reading, ReadingError> {
     let (domain, path) = if is_domain(domain) {
         (domain, path)
     } else if is_path_component(domain) {
-        ("", [domain, "/", &path].concat())
+        ("", [domain, "/", &path].concat().into())
     } else {
         return Err(canonical::fault(domain).into());
     };
@@ -142,7 +145,7 @@ fn read_exactly(text: &str) -> Result<Reading, ReadingError> {
         return Err(ReadingError::TooLong);
     }
     let tag = tag.or_else(|| digest.is_none().then_some(DEFAULT_TAG));
-    Ok(Reading { domain: domain.to_owned(), path, tag: tag.map(Into::into), digest: digest.map(Into::into) })
+    Ok(Reading { domain, path, tag, digest })
 }
 
 /// `splitDockerDomain`, but for the `library/` that it puts before a lone name of Docker Hub.

@@ -66,7 +66,8 @@ impl Subject {
     /// repository for people to read. At most 63 bytes of a-z, 0-9 and hyphens, alphanumeric at both ends.
     pub fn object_name(&self) -> String {
         let hash = Digest::of(self.to_string().as_bytes());
-        let mut name = hash.hex()[..HASH_DIGITS].to_owned();
+        let mut name = hash.hex();
+        name.truncate(HASH_DIGITS);
         let tail = readable(self.repository(), OBJECT_NAME_LIMIT - HASH_DIGITS - 1);
         if !tail.is_empty() {
             name.push('-');

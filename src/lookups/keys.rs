@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    facts::{Facts, Manifest, Outcome},
+    facts::{Child, Facts, Manifest, Outcome},
     flights::Weigh,
     image::{Digest, Reference, Subject},
     registry::CredentialIdentity,
@@ -58,13 +58,14 @@ fn image(reference: &Reference) -> usize {
 }
 
 fn manifest(manifest: &Manifest) -> usize {
-    let children = manifest.children.iter().map(|child| 48 + child.digest.weight() + child.platform.len());
+    let children = manifest.children.iter().map(|child| size_of::<Child>() + child.digest.weight() + child.platform.len());
     manifest.config.as_ref().map_or(0, Weigh::weight) + children.sum::<usize>()
 }
 
 impl Weigh for Digest {
     fn weight(&self) -> usize {
-        COUNTS + self.algorithm().len() + 1 + self.hex().len()
+        // One of sha256 is whole in its own bytes.
+        if self.algorithm() == "sha256" { 0 } else { COUNTS + 64 }
     }
 }
 

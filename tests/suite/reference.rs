@@ -35,7 +35,10 @@ struct Answer {
 impl Answer {
     fn ours(text: &str) -> Self {
         match image::read(text) {
-            Ok(Reading { domain, path, tag, digest }) => Self { error: false, domain, path, tag, digest },
+            Ok(Reading { domain, path, tag, digest }) => {
+                let [tag, digest] = [tag, digest].map(|part| part.map(str::to_owned));
+                Self { error: false, domain: domain.to_owned(), path: path.into_owned(), tag, digest }
+            }
             Err(_) => Self { error: true, ..Self::default() },
         }
     }

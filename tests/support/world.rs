@@ -167,7 +167,7 @@ impl World {
     pub async fn ask_from(&self, namespace: &str, image: &str, patience: Duration) -> Answer {
         let begun = Instant::now();
         let body = admission_review(namespace, image);
-        let request = review::read(&body).unwrap();
+        let request = review::read_pods(&body).unwrap();
         let response = self.gate.review(&request, Scope::Enforce, begun + patience).await;
         Answer::read(&response.into_json(), begun.elapsed())
     }

@@ -128,7 +128,7 @@ pub(super) fn answer(considered: &[Considered<'_>], strict: bool) -> Verdict {
 }
 
 /// One image with what every policy says of it.
-pub(super) fn image(considered: Considered<'_>, hands: &HashMap<Reference, Hand>) -> JudgedImage {
+pub(super) fn image(considered: &Considered<'_>, hands: &HashMap<Reference, Hand>) -> JudgedImage {
     let read = considered.subjected.image.as_ref().ok();
     let hand = read.and_then(|image| hands.get(image));
     let facts = hand.and_then(|hand| match &hand.sight.outcome {
@@ -163,8 +163,8 @@ pub(super) fn image(considered: Considered<'_>, hands: &HashMap<Reference, Hand>
     });
     JudgedImage {
         opinions: opinions.collect(),
-        path: considered.subjected.path,
-        image: considered.subjected.text,
+        path: considered.subjected.path.to_string(),
+        image: considered.subjected.text.to_owned(),
         digest: subject.as_ref().map(|subject| subject.digest().to_string()),
         state: facts.map(|facts| facts.state),
         observed_at: facts.map(|facts| facts.observed_at),
