@@ -8,17 +8,19 @@
 //! somebody breaks must not open anything.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
 use jiff::Timestamp;
+use smallvec::SmallVec;
 
 use crate::{
     api::{self, ImageStatus, Provider, QuarantineProvider, State},
     facts::{Child, Facts, Manifest},
-    image::{Reference, Subject},
+    image::{Digest, Reference, Subject},
     policy::{Policy, RegistryEntry, Unreadable, Waiver},
+    verdict::Sight,
 };
 
 /// What people wrote, made ready.
@@ -31,9 +33,27 @@ pub struct Rules {
     /// Waivers by name.
     pub waivers: BTreeMap<String, Arc<Waiver>>,
     by_host: HashMap<String, Vec<Arc<RegistryEntry>>>,
+    /// By any policy.
+    denied: HashSet<Digest>,
 }
 
 impl Rules {
+    /// Whether some policy denies the digest of an image, that of one inside it, or that of its configuration.
+    #[must_use]
+    pub fn denies(&self, sight: &Sight) -> bool {
+        let denied = |digest: &Digest| self.denied.contains(digest);
+        let inside = |manifest: &Manifest| {
+            manifest.config.as_ref().is_some_and(denied) || manifest.children.iter().any(|child| denied(&child.digest))
+        };
+        !self.denied.is_empty()
+            && (sight.subject.as_ref().is_some_and(|subject| denied(subject.digest()))
+                || sight.facts().is_some_and(|facts| inside(&facts.manifest)))
+    }
+
+    fn collect_denied(&mut self) {
+        self.denied = self.policies.values().flat_map(|policy| policy.denied_digests()).cloned().collect();
+    }
+
     /// The Registry that speaks of this image; the first by name where several do.
     #[must_use]
     pub fn registry_of(&self, image: &Reference) -> Option<&Arc<RegistryEntry>> {
@@ -174,12 +194,12 @@ pub enum Kind {
 pub struct Index {
     rules: Arc<Rules>,
     unreadable: BTreeMap<(Kind, String), Unreadable>,
-    images: HashMap<Subject, Vec<Arc<Known>>>,
+    images: HashMap<Subject, SmallVec<[Arc<Known>; 1]>, ahash::RandomState>,
     subjects: HashMap<String, Subject>,
     first_seen_in: HashMap<Arc<str>, usize>,
     namespaces: HashMap<String, Arc<BTreeMap<String, String>>>,
     /// What tags were last seen to stand for.
-    tags: HashMap<Reference, Vec<(Timestamp, Subject)>>,
+    tags: HashMap<Reference, SmallVec<[(Timestamp, Subject); 1]>, ahash::RandomState>,
     /// Bad findings that could not be written, newer than what is: nothing good that is written may hide them.
     unwritten: HashMap<Subject, Arc<Facts>>,
 }
@@ -206,6 +226,7 @@ impl Index {
         let read = Policy::try_from(object);
         self.hold(Kind::Policy, name, read, |rules, name, policy| {
             rules.policies.insert(name, Arc::new(policy));
+            rules.collect_denied();
         })
     }
 
@@ -250,7 +271,10 @@ impl Index {
         self.unreadable.remove(&(kind, name.to_owned()));
         let rules = Arc::make_mut(&mut self.rules);
         match kind {
-            Kind::Policy => drop(rules.policies.remove(name)),
+            Kind::Policy => {
+                rules.policies.remove(name);
+                rules.collect_denied();
+            }
             Kind::Registry => {
                 rules.registries.remove(name);
                 rules.rehost();
@@ -314,7 +338,7 @@ impl Index {
             for known in all.iter().filter(|known| known.name == name) {
                 for (reference, at) in &known.tags {
                     if let Some(held) = self.tags.get_mut(reference) {
-                        held.retain(|(seen, of)| (seen, of) != (at, &subject));
+                        held.retain(|(seen, of)| (&*seen, &*of) != (at, &subject));
                         if held.is_empty() {
                             self.tags.remove(reference);
                         }
@@ -333,9 +357,12 @@ impl Index {
     /// that could not be written goes before anything good that is.
     #[must_use]
     pub fn image(&self, subject: &Subject) -> Option<Arc<Known>> {
-        let objects = self.images.get(subject)?.iter();
-        let speak = objects.filter(|known| !known.blank || known.held);
-        let known = speak.max_by_key(|known| (known.facts.state, known.facts.observed_at))?;
+        let speaks = |known: &&Arc<Known>| !known.blank || known.held;
+        let known = match &**self.images.get(subject)? {
+            // As it nearly always is.
+            [known] => Some(known).filter(speaks),
+            all => all.iter().filter(speaks).max_by_key(|known| (known.facts.state, known.facts.observed_at)),
+        }?;
         if self.unwritten.is_empty() || known.facts.state.is_bad() {
             return Some(known.clone());
         }

@@ -116,7 +116,7 @@ impl<'a> Setting<'a> {
     /// One image as one of its policies meets it.
     #[must_use]
     pub fn case<'c>(&'c self, policy: &'a Policy, image: &'c Reference) -> Case<'a, 'c> {
-        Case { policy, waivers: &self.waivers, namespace: self.namespace, image, now: self.now }
+        Case { policy, waivers: &self.waivers, namespace: self.namespace, image, now: self.now, undenied: false }
     }
 
     /// One image with the policies that speak of it and what they say of its name.
@@ -143,9 +143,13 @@ impl<'a> Setting<'a> {
     #[must_use]
     pub fn consider(&self, spoken: Spoken<'a>, sight: Option<&Sight>) -> Considered<'a> {
         let Spoken { subjected, views, .. } = spoken;
+        let undenied = sight.is_some_and(|sight| !self.rules.denies(sight));
         let mut opinions = Vec::with_capacity(views.len());
         opinions.extend(views.into_iter().filter_map(|View { policy, opinion }| {
-            let see = || Some(Opinion::seen(&self.case(policy, subjected.image.as_ref().ok()?), sight?));
+            let see = || {
+                let case = self.case(policy, subjected.image.as_ref().ok()?);
+                Some(Opinion::seen(&Case { undenied, ..case }, sight?))
+            };
             opinion.or_else(see)
         }));
         Considered { subject: sight.and_then(|sight| sight.subject.clone()), subjected, opinions }

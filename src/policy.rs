@@ -183,6 +183,14 @@ impl Policy {
         self.deny.iter().find(hit).map(|rule| rule.reason.as_str())
     }
 
+    /// The digests that it denies.
+    pub fn denied_digests(&self) -> impl Iterator<Item = &Digest> {
+        self.deny.iter().filter_map(|rule| match &rule.what {
+            Denied::Digest(digest) => Some(digest),
+            Denied::Image(_) => None,
+        })
+    }
+
     /// The reason of the rule that denies a digest, that of an image inside it, or that of its configuration.
     #[must_use]
     pub fn denies_digest(&self, digest: &Digest, manifest: &Manifest) -> Option<&str> {

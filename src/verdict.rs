@@ -40,6 +40,17 @@ pub struct Sight {
     pub processor: bool,
 }
 
+impl Sight {
+    /// What is known of it, found out just now or before.
+    #[must_use]
+    pub fn facts(&self) -> Option<&Arc<Facts>> {
+        match &self.outcome {
+            Outcome::Found(facts) => Some(facts),
+            _ => self.last.as_ref().map(|(facts, _)| facts),
+        }
+    }
+}
+
 /// Where facts came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
@@ -180,6 +191,8 @@ pub struct Case<'p, 'a> {
     pub image: &'a Reference,
     /// The time.
     pub now: Timestamp,
+    /// No policy whatever denies the digest of what is seen, or one inside it. False where nobody has looked.
+    pub undenied: bool,
 }
 
 impl Case<'_, '_> {
@@ -256,11 +269,7 @@ fn judge(case: &Case<'_, '_>, sight: &Sight, warnings: &mut Vec<Why>) -> Verdict
 
 /// Whether it is known what the image is and what is inside, from whenever.
 fn is_inside_known(sight: &Sight) -> bool {
-    let facts = match &sight.outcome {
-        Outcome::Found(facts) => Some(facts),
-        _ => sight.last.as_ref().map(|(facts, _)| facts),
-    };
-    sight.certain && facts.is_some_and(|facts| !facts.manifest.is_unread())
+    sight.certain && sight.facts().is_some_and(|facts| !facts.manifest.is_unread())
 }
 
 /// The emergency stop holds for the digest that is known, also when the registry cannot be asked just now.
@@ -269,13 +278,11 @@ fn denied_by_digest(case: &Case<'_, '_>, sight: &Sight) -> Option<Verdict> {
         return None;
     }
     let subject = sight.subject.as_ref()?;
-    let (facts, asked) = match &sight.outcome {
-        Outcome::Found(facts) => (Some(facts), true),
-        _ => (sight.last.as_ref().map(|(facts, _)| facts), false),
-    };
+    let (facts, asked) = (sight.facts(), matches!(sight.outcome, Outcome::Found(_)));
     let unread = Manifest::default();
     let manifest = facts.map_or(&unread, |facts| &facts.manifest);
-    match case.policy.denies_digest(subject.digest(), manifest) {
+    let reason = if case.undenied { None } else { case.policy.denies_digest(subject.digest(), manifest) };
+    match reason {
         Some(reason) => Some(Verdict::Refuse(Why::Denied(reason.to_owned()))),
         // An author could put the denied one behind as many others as are held.
         None if manifest.cut => Some(Verdict::Refuse(Why::IndexTooLarge)),

@@ -2,14 +2,14 @@
 //!
 //! Both servers stand on axum and [`lazaretto::tls::Listener`], with one certificate and one runtime of one thread, and answer the
 //! same AdmissionReviews: a pod of 12 KB with 3 images (two by digest, one by tag), judged by 20 policies that all speak of all
-//! three, with 20,000 ImageStatuses loaded. The echo server reads them with the program's own `review::read_pods` and
-//! answers `allowed`. That leaves out what is not judged, so it is the fastest honest reading that we know of: the ratio
-//! shows what judging costs, not what another parser would.
+//! three, with 20,000 ImageStatuses loaded. The echo server reads them into the types of the Kubernetes API, as webhooks on this stack do,
+//! and answers `allowed`. A second one, of the figures with `lean`, reads with the program's own `review::read_pods`, which leaves out what
+//! is not judged and is the fastest honest reading that we know of: its ratio shows what judging costs and nothing else.
 //!
 //! *Warm* means that everything is at hand: facts, the digests of tags, the Registry's credentials. That no registry is asked while
 //! it is measured is checked.
 //!
-//! Runs alternate (program, echo, program, echo, ...), five each; a figure is the median of its five, a ratio the quotient of two medians.
+//! Runs alternate (program, echo, lean echo, program, ...), five each; a figure is the median of its five, a ratio the quotient of two medians.
 //! `*_busy` says how much of its core the server used: below about 0.9 the server was not the one to wait for, and the ratio of throughputs
 //! says less than it seems to. `*_cpu` is the server thread's own time on a core for each review, which other programs on the machine disturb
 //! least.
@@ -37,8 +37,11 @@ pub fn figures(protocol: Protocol, concurrency: usize) -> Vec<String> {
     let suffix = suffix(protocol, concurrency);
     ["throughput", "p50", "p99", "cpu", "busy"]
         .iter()
-        .flat_map(|what| ["warm_{}", "echo_{}", "warm_{}_ratio"].map(|form| format!("{}_{suffix}", form.replace("{}", what))))
-        .filter(|name| !name.contains("busy_ratio"))
+        .flat_map(|what| {
+            ["warm_{}", "echo_{}", "lean_{}", "warm_{}_ratio", "warm_{}_lean_ratio"]
+                .map(|form| format!("{}_{suffix}", form.replace("{}", what)))
+        })
+        .filter(|name| !name.contains("busy_ratio") && !name.contains("busy_lean"))
         .collect()
 }
 
@@ -55,6 +58,7 @@ pub struct Stack {
     registry: Registry,
     program: Replica,
     echo: Target,
+    lean: Target,
     _threads: [Threads; 2],
 }
 
@@ -68,10 +72,12 @@ impl Stack {
         let (identity, index) = (Identity::new(), world.index.clone());
         // Longer than a bench takes: what a tag's next look-up costs is no part of the warm path.
         let lives = Lives { tag: Duration::from_secs(3_600), ..Lives::default() };
-        let (program, echo) = threads[0]
-            .run(async move { (Replica::start(&identity, &index, None, lives).await, identity.serve(stack::echo()).await) })
-            .await;
-        let this = Self { world, registry, program, echo, _threads: threads };
+        let serving = async move {
+            let echoes = (identity.serve(stack::echo()).await, identity.serve(stack::lean_echo()).await);
+            (Replica::start(&identity, &index, None, lives).await, echoes)
+        };
+        let (program, (echo, lean)) = threads[0].run(serving).await;
+        let this = Self { world, registry, program, echo, lean, _threads: threads };
         this.warm_up().await;
         this
     }
@@ -80,10 +86,11 @@ impl Stack {
     async fn warm_up(&self) {
         let warm = Connections::open(&self.program.target, Protocol::Http1, 1).await;
         let echo = Connections::open(&self.echo, Protocol::Http1, 1).await;
+        let lean = Connections::open(&self.lean, Protocol::Http1, 1).await;
         for body in &self.world.reviews {
             let uid = review::read(body).unwrap().uid;
             warm.ask(body.clone()).await;
-            for (connection, basis) in [(&warm, Some("KnownFacts")), (&echo, None)] {
+            for (connection, basis) in [(&warm, Some("KnownFacts")), (&echo, None), (&lean, None)] {
                 let answer: serde_json::Value = serde_json::from_slice(&connection.ask(body.clone()).await).unwrap();
                 let response = &answer["response"];
                 assert_eq!(response["uid"].as_str(), Some(uid.as_ref()), "{answer}");
@@ -97,26 +104,29 @@ impl Stack {
     pub async fn compare(&self, protocol: Protocol, concurrency: usize) -> Figures {
         let asked = self.registry.requests();
         let requests = if concurrency == 1 { 4_000 } else { 20_000 };
-        let warm = Connections::open(&self.program.target, protocol, concurrency).await;
-        let echo = Connections::open(&self.echo, protocol, concurrency).await;
-        for connections in [&warm, &echo] {
+        let mut all = Vec::new();
+        for target in [&self.program.target, &self.echo, &self.lean] {
+            let connections = Connections::open(target, protocol, concurrency).await;
             connections.run(&self.world.reviews, Run::of(requests / 4)).await;
+            all.push((connections, Vec::new()));
         }
-        let (mut of_warm, mut of_echo) = (Vec::new(), Vec::new());
         for _ in 0..RUNS {
-            of_warm.push(warm.run(&self.world.reviews, Run::of(requests)).await);
-            of_echo.push(echo.run(&self.world.reviews, Run::of(requests)).await);
+            for (connections, ran) in &mut all {
+                ran.push(connections.run(&self.world.reviews, Run::of(requests)).await);
+            }
         }
-        assert!(of_warm.iter().chain(&of_echo).all(|ran| ran.unwanted == 0), "a known good image was not admitted");
+        assert!(all.iter().flat_map(|(_, ran)| ran).all(|ran| ran.unwanted == 0), "a known good image was not admitted");
         assert_eq!(self.registry.requests(), asked, "a registry was asked: this was no warm path");
         let suffix = suffix(protocol, concurrency);
         let mut figures = Figures::default();
         let mut pair = |what: &str, unit: &'static str, of: fn(&Ran) -> f64| {
-            let [warm, echo] = [&of_warm, &of_echo].map(|runs| median(runs.iter().map(of)));
+            let [warm, echo, lean] = [0, 1, 2].map(|side: usize| median(all[side].1.iter().map(of)));
             figures.add(format!("warm_{what}_{suffix}"), warm, unit);
             figures.add(format!("echo_{what}_{suffix}"), echo, unit);
+            figures.add(format!("lean_{what}_{suffix}"), lean, unit);
             if what != "busy" {
                 figures.add(format!("warm_{what}_ratio_{suffix}"), warm / echo, "ratio");
+                figures.add(format!("warm_{what}_lean_ratio_{suffix}"), warm / lean, "ratio");
             }
         };
         pair("throughput", "reviews/s", |ran| ran.throughput);

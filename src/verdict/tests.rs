@@ -49,7 +49,7 @@ fn sight(outcome: Outcome<Facts>) -> Sight {
 }
 
 fn case<'p, 'a>(policy: &'p Policy, image: &'a Reference, waivers: &'a [&'a Waiver]) -> Case<'p, 'a> {
-    Case { policy, waivers, namespace: "team", image, now: now() }
+    Case { policy, waivers, namespace: "team", image, now: now(), undenied: false }
 }
 
 fn settled(policy: &Policy, sight: &Sight) -> Settled {
