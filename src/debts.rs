@@ -251,13 +251,13 @@ impl Turn<'_> {
         // Most pods of a namespace have few images and accounts among them.
         let mut standings: HashMap<(*const Image, *const u8), Option<Arc<Standing>>> = HashMap::new();
         for (name, pod) in pods {
-            for container in &pod.containers {
+            for container in &pod.make.containers {
                 let image = &container.image;
                 let Some(subject) = &image.subject else { continue };
-                let key = (Arc::as_ptr(image), pod.service_account.as_ptr());
-                let standing = standings
-                    .entry(key)
-                    .or_insert_with(|| Standing::of(setting, rules, namespace, &pod.service_account, image, known(subject)).map(Arc::new));
+                let key = (Arc::as_ptr(image), pod.make.service_account.as_ptr());
+                let standing = standings.entry(key).or_insert_with(|| {
+                    Standing::of(setting, rules, namespace, &pod.make.service_account, image, known(subject)).map(Arc::new)
+                });
                 let Some(standing) = standing else { continue };
                 if standing.is_clear() && self.book.owed.is_empty() && self.book.open.is_empty() {
                     continue;
@@ -348,7 +348,7 @@ impl Turn<'_> {
         let new = || Wanted { subject: place.subject.clone(), image: image.clone(), bearers: Vec::new() };
         let wanted = self.wanted.entry(place.subject.clone()).or_insert_with(new);
         if wanted.bearers.len() < MOST_BEARERS {
-            let bearer = Bearer { namespace: place.namespace.clone(), pull_secrets: place.pod.pull_secrets.clone() };
+            let bearer = Bearer { namespace: place.namespace.clone(), pull_secrets: place.pod.make.pull_secrets.clone() };
             if !wanted.bearers.contains(&bearer) {
                 wanted.bearers.push(bearer);
             }

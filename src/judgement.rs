@@ -223,6 +223,12 @@ pub struct Considered<'a> {
     pub opinions: Vec<Opinion<'a>>,
 }
 
+impl Considered<'_> {
+    fn place(&self) -> Place<'_> {
+        Place { path: self.subjected.path, image: self.subjected.text, subject: self.subject.as_ref() }
+    }
+}
+
 /// The answer about a pod.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Judgement {
@@ -348,9 +354,7 @@ pub fn conclude(all: &[Considered<'_>]) -> Judgement {
         Judgement { answer: Answer::Admit, warnings: Vec::new(), annotations: BTreeMap::new(), tallies: Vec::new(), lines: Vec::new() };
     let mut strictest: Option<(Answered, &Considered<'_>, &Opinion<'_>)> = None;
     for considered in all {
-        let place = Place { path: considered.subjected.path, image: considered.subjected.text, subject: considered.subject.as_ref() };
-        let mut told: Vec<&Opinion<'_>> = Vec::new();
-        let first_line = judgement.lines.len();
+        let mut notable: Vec<(&Opinion<'_>, Vec<&str>)> = Vec::new();
         for opinion in &considered.opinions {
             let (answered, basis) = (opinion.answered(), opinion.basis());
             let tally = (answered, opinion.mode, basis);
@@ -359,41 +363,42 @@ pub fn conclude(all: &[Considered<'_>]) -> Judgement {
                 Some((_, count)) => *count += 1,
                 None => judgement.tallies.push((tally, 1)),
             }
-            match (&opinion.settled, opinion.mode) {
-                (Settled::Refuse(why), Mode::Enforce) => refusals.push(sentence::refusal(&place, why, opinion.policy)),
-                (Settled::Later(why, after), Mode::Enforce) => {
-                    laters.push(sentence::refusal(&place, why, opinion.policy));
-                    wait = wait.max(*after);
-                }
-                (Settled::Refuse(why) | Settled::Later(why, _), Mode::Warn) => {
-                    judgement.warnings.push(sentence::warning(&place, why, opinion.policy));
-                }
-                (Settled::Admit(_), _) | (_, Mode::Audit) => {}
-            }
-            if opinion.mode != Mode::Audit {
-                judgement.warnings.extend(opinion.warnings.iter().map(|why| sentence::warning(&place, why, opinion.policy)));
-            }
             if answered != Answered::Admit || basis.is_open() || matches!(basis, Basis::LastKnownGood | Basis::Waiver | Basis::Processor) {
-                match told.iter().position(|held| held.says_the_same(opinion)) {
-                    Some(at) => judgement.lines[first_line + at].policies.push(opinion.policy.to_owned()),
-                    None => {
-                        told.push(opinion);
-                        judgement.lines.push(Line {
-                            path: considered.subjected.path.to_string(),
-                            image: crate::history::clip(considered.subjected.text, 400),
-                            digest: considered.subject.as_ref().map(|subject| subject.digest().to_string()),
-                            policies: vec![opinion.policy.to_owned()],
-                            mode: opinion.mode,
-                            answered,
-                            basis,
-                            reason: opinion.why().map_or_else(String::new, sentence::short),
-                        });
-                    }
+                match notable.iter_mut().find(|(held, _)| held.says_the_same(opinion)) {
+                    Some((_, policies)) => policies.push(opinion.policy),
+                    None => notable.push((opinion, vec![opinion.policy])),
                 }
             }
             if strictest.as_ref().is_none_or(|(held, _, other)| (answered, opinion.mode) > (*held, other.mode)) {
                 strictest = Some((answered, considered, opinion));
             }
+        }
+        let place = considered.place();
+        for (opinion, policies) in notable {
+            match (&opinion.settled, opinion.mode) {
+                (Settled::Refuse(why), Mode::Enforce) => refusals.push(sentence::refusal(&place, why, &policies)),
+                (Settled::Later(why, after), Mode::Enforce) => {
+                    laters.push(sentence::refusal(&place, why, &policies));
+                    wait = wait.max(*after);
+                }
+                (Settled::Refuse(why) | Settled::Later(why, _), Mode::Warn) => {
+                    judgement.warnings.push(sentence::warning(&place, why, &policies));
+                }
+                (Settled::Admit(_), _) | (_, Mode::Audit) => {}
+            }
+            if opinion.mode != Mode::Audit {
+                judgement.warnings.extend(opinion.warnings.iter().map(|why| sentence::warning(&place, why, &policies)));
+            }
+            judgement.lines.push(Line {
+                path: considered.subjected.path.to_string(),
+                image: crate::history::clip(considered.subjected.text, 400),
+                digest: considered.subject.as_ref().map(|subject| subject.digest().to_string()),
+                policies: policies.into_iter().map(str::to_owned).collect(),
+                mode: opinion.mode,
+                answered: opinion.answered(),
+                basis: opinion.basis(),
+                reason: opinion.why().map_or_else(String::new, sentence::short),
+            });
         }
     }
     if let Some((answered, considered, opinion)) = strictest {
@@ -422,12 +427,16 @@ pub fn conclude(all: &[Considered<'_>]) -> Judgement {
 pub fn as_warnings(all: &[Considered<'_>]) -> Vec<String> {
     let mut warnings = Vec::new();
     for considered in all {
-        let place = Place { path: considered.subjected.path, image: considered.subjected.text, subject: considered.subject.as_ref() };
+        let mut refused: Vec<(&Why, Vec<&str>)> = Vec::new();
         for opinion in considered.opinions.iter().filter(|opinion| opinion.mode != Mode::Audit) {
             if let Settled::Refuse(why) = &opinion.settled {
-                warnings.push(sentence::warning(&place, why, opinion.policy));
+                match refused.iter_mut().find(|(held, _)| *held == why) {
+                    Some((_, policies)) => policies.push(opinion.policy),
+                    None => refused.push((why, vec![opinion.policy])),
+                }
             }
         }
+        warnings.extend(refused.iter().map(|(why, policies)| sentence::warning(&considered.place(), why, policies)));
     }
     warnings.dedup();
     warnings.truncate(16);

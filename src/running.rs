@@ -1,12 +1,14 @@
 //! What runs in the cluster: pods, as little of each as is needed.
 //!
 //! 150,000 pods are planned for. Most of what they say they say alike: names of containers, images, what nodes report. Such texts are held once,
-//! and what a pod names together with what its node reports is read once ([`Image`]), however many pods have it.
+//! and what a pod names together with what its node reports is read once ([`Image`]), however many pods have it. Pods that were made alike
+//! share all of that ([`Make`]).
 
 mod wire;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
+    hash::{Hash, Hasher},
     sync::Arc,
 };
 
@@ -55,18 +57,36 @@ pub struct Owner {
 pub struct Pod {
     /// Its uid.
     pub uid: Box<str>,
-    /// The account that it runs as.
-    pub service_account: Arc<str>,
     /// When it was made, or when an image in it was last changed.
     pub since: Option<Timestamp>,
     /// The controller that made it.
     pub owner: Option<Arc<Owner>>,
-    /// Its containers.
+    /// What it has in common with those that were made alike.
+    pub make: Arc<Make>,
+}
+
+/// What pods have in common that were made from one template and run the same images.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Make {
+    /// The account that they run as.
+    pub service_account: Arc<str>,
+    /// Their containers.
     pub containers: Box<[Container]>,
-    /// The images of its image volumes. Nodes do not report what they are.
+    /// The images of their image volumes. Nodes do not report what they are.
     pub volumes: Box<[Arc<str>]>,
-    /// The names of its pull secrets.
+    /// The names of their pull secrets.
     pub pull_secrets: Box<[Arc<str>]>,
+}
+
+impl Hash for Make {
+    /// By the images and their number, which tells most apart that differ.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.containers.len().hash(state);
+        for container in &self.containers {
+            container.image.text.hash(state);
+            container.image.digest.hash(state);
+        }
+    }
 }
 
 /// Pods by namespace and name.
@@ -80,6 +100,7 @@ pub struct Inventory {
     /// By what the spec names and what the node reports.
     images: HashMap<(Arc<str>, Arc<str>), Arc<Image>>,
     owners: HashMap<Box<str>, Arc<Owner>>,
+    makes: HashSet<Arc<Make>>,
 }
 
 #[derive(Debug)]
@@ -144,7 +165,7 @@ impl Inventory {
             self.namespaces.remove(pod.namespace());
         }
         self.count -= 1;
-        if self.texts.len() + self.images.len() > 4 * self.count + 4_096 {
+        if self.texts.len() + self.images.len() + self.makes.len() > 4 * self.count + 4_096 {
             self.forget();
         }
         true
@@ -193,15 +214,22 @@ impl Inventory {
             let held = self.owners.entry(owner.uid.as_str().into());
             held.or_insert_with(|| Arc::new(owner)).clone()
         });
-        Pod {
-            uid: pod.uid().into(),
+        let make = Make {
             service_account: self.text(pod.service_account()),
-            since: pod.since(),
-            owner,
             containers,
             volumes: pod.volumes().map(|reference| self.text(reference)).collect(),
             pull_secrets: pod.pull_secrets().map(|name| self.text(name)).collect(),
+        };
+        Pod { uid: pod.uid().into(), since: pod.since(), owner, make: self.make(make) }
+    }
+
+    fn make(&mut self, make: Make) -> Arc<Make> {
+        if let Some(held) = self.makes.get(&make) {
+            return held.clone();
         }
+        let held = Arc::new(make);
+        self.makes.insert(held.clone());
+        held
     }
 
     fn text(&mut self, text: &str) -> Arc<str> {
@@ -226,6 +254,7 @@ impl Inventory {
 
     /// Forgets what no pod says any more.
     fn forget(&mut self) {
+        self.makes.retain(|make| Arc::strong_count(make) > 1);
         self.images.retain(|_, image| Arc::strong_count(image) > 1);
         self.owners.retain(|_, owner| Arc::strong_count(owner) > 1);
         self.texts.retain(|_, text| Arc::strong_count(text) > 1);

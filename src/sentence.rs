@@ -42,17 +42,27 @@ impl Place<'_> {
     }
 }
 
-/// Why an image is refused, as one sentence or two.
+/// Why an image is refused by these policies, as one sentence or two.
 #[must_use]
-pub fn refusal(place: &Place<'_>, why: &Why, policy: &str) -> String {
-    format!("{}: {} [policy {policy}]", place.named(), reason(why, place.subject))
+pub fn refusal(place: &Place<'_>, why: &Why, policies: &[&str]) -> String {
+    format!("{}: {} [{}]", place.named(), reason(why, place.subject), list(policies))
+}
+
+/// `policy a`, `policies a, b`; the first few of many.
+fn list(policies: &[&str]) -> String {
+    const SHOWN: usize = 4;
+    match policies {
+        [policy] => format!("policy {policy}"),
+        all if all.len() <= SHOWN => format!("policies {}", all.join(", ")),
+        all => format!("policies {} and {} more", all[..SHOWN].join(", "), all.len() - SHOWN),
+    }
 }
 
 /// The same as a warning: at most [`WARNING_LIMIT`] characters, the cause first.
 #[must_use]
-pub fn warning(place: &Place<'_>, why: &Why, policy: &str) -> String {
-    let short = short(why);
-    clip(&format!("lazaretto: {}: {short} [policy {policy}] {}", place.path, place.image), WARNING_LIMIT)
+pub fn warning(place: &Place<'_>, why: &Why, policies: &[&str]) -> String {
+    let (short, list) = (short(why), list(policies));
+    clip(&format!("lazaretto: {}: {short} [{list}] {}", place.path, place.image), WARNING_LIMIT)
 }
 
 /// Why, without the image: what is the case, and what to do.

@@ -1,6 +1,8 @@
 //! Asks registries, within their lines, and finds out what an end without an answer means.
 
 use std::{
+    cell::RefCell,
+    collections::HashMap,
     hash::{BuildHasher as _, RandomState},
     sync::Arc,
     time::Duration,
@@ -370,9 +372,17 @@ impl Parts {
             tracing::info!(registry = endpoint.host, "a registry is well again");
             let base: Arc<str> = endpoint.base.as_str().into();
             self.probes.forget(|key, _| matches!(key, ProbeKey::Alive(of) | ProbeKey::Refuses(of, _) if *of == base));
-            let ill = |host: &str, found: bool| !found && host == endpoint.host;
-            self.resolves.forget(|key, end| ill(key.image.registry(), matches!(end, Outcome::Found(_))));
-            self.judges.forget(|key, end| ill(key.subject.registry(), matches!(end, Outcome::Found(_))));
+            // Several hosts, even of several Registries, may be reached at one place.
+            let rules = self.index.read().rules();
+            let places: RefCell<HashMap<(String, Option<String>), bool>> = RefCell::default();
+            let there = |host: &str, repository: &str| {
+                let registry = rules.registry_for(host, repository);
+                let name = (host.to_owned(), registry.map(|registry| registry.name.clone()));
+                let same = || self::endpoint(host, registry).is_ok_and(|other| other.base == endpoint.base);
+                *places.borrow_mut().entry(name).or_insert_with(same)
+            };
+            self.resolves.forget(|key, end| !matches!(end, Outcome::Found(_)) && there(key.image.registry(), key.image.repository()));
+            self.judges.forget(|key, end| !matches!(end, Outcome::Found(_)) && there(key.subject.registry(), key.subject.repository()));
             self.recovered.send_modify(|count| *count += 1);
         }
     }

@@ -108,14 +108,14 @@ async fn find(term: &Term, registry: &RegistryEntry, instant: Timestamp) -> Resu
         if !older(pod.since) {
             return;
         }
-        for image in pod.containers.iter().map(|container| &container.image) {
+        for image in pod.make.containers.iter().map(|container| &container.image) {
             let Some(named) = image.named.as_ref().filter(|named| ours(named)) else { continue };
             if let Some(subject) = &image.subject {
                 found.running.insert(subject.clone(), namespace.to_string());
             }
             found.named.insert(named.clone(), namespace.to_string());
         }
-        for image in pod.volumes.iter().filter_map(|reference| Reference::parse(reference).ok()).filter(ours) {
+        for image in pod.make.volumes.iter().filter_map(|reference| Reference::parse(reference).ok()).filter(ours) {
             found.named.insert(image, namespace.to_string());
         }
     });

@@ -82,11 +82,11 @@ async fn used(term: &Term) -> Result<HashSet<Digest>, String> {
         add(&named.image);
     }
     term.inventory.each(|_, pod| {
-        for image in pod.containers.iter().map(|container| &container.image) {
+        for image in pod.make.containers.iter().map(|container| &container.image) {
             used.extend(image.named.as_ref().and_then(|named| named.digest().cloned()));
             used.extend(image.digest.clone());
         }
-        for reference in &pod.volumes {
+        for reference in &pod.make.volumes {
             used.extend(Reference::parse(reference).ok().and_then(|image| image.digest().cloned()));
         }
     });

@@ -24,11 +24,11 @@ fn a_pod_is_held_until_it_ends() {
     assert!(inventory.apply(&pod(json.clone())));
     assert!(!inventory.apply(&pod(json.clone())), "the same again is no change");
     let (namespace, name, held) = inventory.pods().next().unwrap();
-    assert_eq!((namespace.as_ref(), name.as_ref(), held.containers.len()), ("n", "p", 2));
-    let image = &held.containers[1].image;
+    assert_eq!((namespace.as_ref(), name.as_ref(), held.make.containers.len()), ("n", "p", 2));
+    let image = &held.make.containers[1].image;
     assert_eq!(image.subject.as_ref().map(ToString::to_string), Some(format!("registry.corp/app@{digest}")));
-    assert_eq!(held.containers[0].image.subject, None, "not pulled yet");
-    assert_eq!((held.volumes[0].as_ref(), held.pull_secrets[0].as_ref()), ("registry.corp/data:1", "s"));
+    assert_eq!(held.make.containers[0].image.subject, None, "not pulled yet");
+    assert_eq!((held.make.volumes[0].as_ref(), held.make.pull_secrets[0].as_ref()), ("registry.corp/data:1", "s"));
     assert_eq!(held.owner.as_ref().map(|owner| owner.kind.as_str()), Some("ReplicaSet"));
     json["status"]["phase"] = "Succeeded".into();
     assert!(inventory.apply(&pod(json)));
@@ -68,10 +68,10 @@ fn what_many_pods_say_is_held_once_and_forgotten_with_the_last() {
         let name = format!("p{number}");
         inventory.apply(&pod(json(&name, &name, "registry.corp/app:1", "")));
     }
-    assert_eq!((inventory.images.len(), inventory.owners.len()), (2, 1));
+    assert_eq!((inventory.images.len(), inventory.owners.len(), inventory.makes.len()), (2, 1, 1));
     inventory.begin();
     inventory.end();
-    assert_eq!((inventory.images.len(), inventory.owners.len(), inventory.texts.len()), (0, 0, 0));
+    assert_eq!((inventory.images.len(), inventory.owners.len(), inventory.texts.len(), inventory.makes.len()), (0, 0, 0, 0));
 }
 
 #[test]
