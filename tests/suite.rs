@@ -27,6 +27,8 @@ mod race;
 mod reference;
 #[path = "suite/registry.rs"]
 mod registry;
+#[path = "suite/rollout.rs"]
+mod rollout;
 
 #[path = "suite/lookups.rs"]
 mod lookups;

@@ -2,16 +2,17 @@
 //!
 //! In the published case a registry fails open when a wait times out, and so does whoever asks it. Here no time-out of anybody's is a
 //! finding about the image or about the registry; so whoever leaves early leaves with nothing, and whoever stays learns what there is to
-//! learn. Each round has an image of its own, two clients whose second is the less patient, and a retry of each, as kubectl makes them.
+//! learn. Each round has an image of its own, two clients whose second is the less patient, and a retry of each, as kubectl makes them. Both
+//! ask one replica; or each another; or whoever asked first, and so started the look-up, hangs up in the midst of it.
 //!
-//! `LAZARETTO_FUZZ_ROUNDS` rounds, 5,000 by default; `LAZARETTO_FUZZ_SEED` repeats a run.
+//! `LAZARETTO_FUZZ_ROUNDS` rounds, 10,000 by default; `LAZARETTO_FUZZ_SEED` repeats a run.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use futures::future::join_all;
 use lazaretto::api::{Allowance, WhenUnknown};
 use parking_lot::Mutex;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::{
     random::{Random, rounds},
@@ -32,13 +33,19 @@ const NOTICED: Duration = Duration::from_secs(10);
 struct Client {
     starts: Duration,
     patience: Duration,
+    /// After this long it hangs up, and then asks anew.
+    hangs_up: Option<Duration>,
 }
 
 /// Two who ask, the second with less patience.
 fn clients(random: &mut Random) -> [Client; 2] {
-    let first = Client { starts: random.time(Duration::from_secs(2)), patience: Duration::from_millis(50) + random.time(PATIENCE * 2) };
+    let first = Client {
+        starts: random.time(Duration::from_secs(2)),
+        patience: Duration::from_millis(50) + random.time(PATIENCE * 2),
+        hangs_up: None,
+    };
     let starts = first.starts + random.time(Duration::from_secs(8));
-    [first, Client { starts, patience: Duration::from_millis(10) + random.time(first.patience) }]
+    [first, Client { starts, patience: Duration::from_millis(10) + random.time(first.patience), hangs_up: None }]
 }
 
 /// Asks, and once more with all patience when told to. `judged` looks at each answer, and at when it was asked for.
@@ -51,6 +58,10 @@ async fn insist(world: &World, image: &str, client: Client, judged: impl Fn(Inst
         answer
     };
     sleep(client.starts).await;
+    if let Some(time) = client.hangs_up {
+        let answer = timeout(time, world.ask_from("team", image, client.patience)).await;
+        assert!(answer.is_err() || time >= GRAIN, "nobody can have answered so soon: {answer:?}");
+    }
     let answer = ask(client.patience).await;
     let Some(seconds) = answer.retry_after else { return answer };
     assert!((1..=30).contains(&seconds), "{answer:?}");
@@ -148,22 +159,24 @@ impl<T: std::fmt::Debug> Drop for Named<'_, T> {
 async fn whoever_waits_less_is_never_let_in_for_it() {
     let mut random = Random::seeded("race");
     let registry = FakeRegistry::start().await;
-    let world = World::new(shut()).with(&Listed::new(&registry).shown("robot", "gull").within(10_000, 1_000));
+    let replicas = [(); 2].map(|()| World::new(shut()).with(&Listed::new(&registry).shown("robot", "gull").within(10_000, 1_000)));
     let tally = Tally::default();
-    let (mut played, wanted) = (0, rounds(5_000));
+    let (mut played, wanted) = (0, rounds(10_000));
     while played < wanted {
         let knobs = [shut(), open_for_outages(), open()][played / AT_ONCE % 3].clone();
-        world.set_knobs(knobs.clone());
+        let (two, hangs_up) = [(false, false), (true, false), (false, true), (true, true)][played / AT_ONCE % 4];
+        replicas.iter().for_each(|world| world.set_knobs(knobs.clone()));
         let batch: Vec<(String, Analysis)> = (played..played + AT_ONCE)
             .map(|number| {
-                let (repository, analysis) = (format!("race/{number}"), Analysis::random(&mut random));
+                let (repository, mut analysis) = (format!("race/{number}"), Analysis::random(&mut random));
+                analysis.clients[0].hangs_up = hangs_up.then(|| random.time(Duration::from_secs(4)));
                 let digest = registry.push_image(&repository, "1", &number.to_string());
                 registry.quirk(repository.as_str(), Quirk::SlowAnalysis(analysis.takes, analysis.ends));
                 let reference = if analysis.by_tag { ":1".to_owned() } else { format!("@{digest}") };
                 (format!("{}/{repository}{reference}", registry.host()), analysis)
             })
             .collect();
-        let (world, knobs, tally) = (&world, &knobs, &tally);
+        let (one, other, knobs, tally) = (&replicas[0], &replicas[usize::from(two)], &knobs, &tally);
         join_all(batch.iter().map(|(image, analysis)| async move {
             // The first question begins the analysis.
             let begun = Instant::now() + analysis.clients[0].starts;
@@ -173,7 +186,7 @@ async fn whoever_waits_less_is_never_let_in_for_it() {
                 analysis.judge(knobs, begun, answer);
             };
             let [first, second] = analysis.clients;
-            let last = tokio::join!(insist(world, image, first, judged), insist(world, image, second, judged));
+            let last = tokio::join!(insist(one, image, first, judged), insist(other, image, second, judged));
             // Whoever comes when all is over hears the same, who had the time.
             let _round = Named(&(image, analysis, &last));
             if analysis.takes < Duration::from_secs(1) && analysis.ends == Analysed::Released {
