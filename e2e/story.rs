@@ -143,7 +143,7 @@ async fn a_pod_does_not_start_until_its_image_is_released() {
         .collect();
     assert_eq!(transitions, [("", "Quarantined"), ("Quarantined", "Released")]);
     let admissions: Vec<_> = lines.iter().filter(|line| line["event"] == "admission").collect();
-    assert!(admissions.iter().any(|line| line["verdict"] == "Refuse" && line["policy"] == namespace.as_str()), "{admissions:?}");
+    assert!(admissions.iter().any(|line| line["verdict"] == "Refuse" && line["policies"] == namespace.as_str()), "{admissions:?}");
     eventually(MOMENT, "the annotations", async || {
         let events = lab.audit_of(&namespace, "p");
         // Entries of one kind are numbered, so the annotation's name varies.

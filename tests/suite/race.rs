@@ -165,7 +165,9 @@ async fn whoever_waits_less_is_never_let_in_for_it() {
     while played < wanted {
         let knobs = [shut(), open_for_outages(), open()][played / AT_ONCE % 3].clone();
         let (two, hangs_up) = [(false, false), (true, false), (false, true), (true, true)][played / AT_ONCE % 4];
-        replicas.iter().for_each(|world| world.set_knobs(knobs.clone()));
+        for world in &replicas {
+            world.set_knobs(knobs.clone());
+        }
         let batch: Vec<(String, Analysis)> = (played..played + AT_ONCE)
             .map(|number| {
                 let (repository, mut analysis) = (format!("race/{number}"), Analysis::random(&mut random));
