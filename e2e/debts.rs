@@ -189,3 +189,32 @@ async fn a_revocation_is_told_on_the_workload_where_the_policy_wants_it() {
     let pods: Api<Pod> = Api::namespaced(lab.client().await, &told);
     assert_eq!(pods.list(&ListParams::default().labels("app=web")).await.unwrap().items.len(), 2, "they run on");
 }
+
+/// What a tag last stood for is written down, so an outage together with the death of every replica opens nothing that was known to be bad.
+#[tokio::test]
+async fn a_tag_that_was_known_to_be_bad_stays_refused_in_an_outage_though_every_replica_died() {
+    let mut world = World::fresh(&[]).await;
+    let mut registry = Registry::start(&world.lab, Options::default()).await;
+    register(&world.lab, &registry, "Managed", |spec| spec["limits"] = json!({ "timeoutSeconds": 2 })).await;
+    let namespace = world.lab.namespace().await;
+    policy(&world.lab, &namespace, |spec| spec["whenUnknown"] = json!({ "registryUnavailable": "Allow" })).await;
+    let digest = registry.push("team/app", "1", "known-bad").await;
+    let (known, unknown) = (registry.tagged("team/app", "1"), registry.tagged("team/app", "2"));
+    crate::story::run(&world.lab, &namespace, "before", &known).await.refused();
+    eventually(MOMENT, "the tag is written down", async || {
+        let status = image_status(&world.lab, &digest).await.and_then(|object| object.status);
+        let tags: Vec<_> = status.iter().flat_map(|status| &status.tags).map(|seen| seen.tag.clone()).collect();
+        if tags == ["1"] { Ok(()) } else { Err(format!("{tags:?}")) }
+    })
+    .await;
+    registry.stop().await;
+    for replica in world.replicas.drain(..) {
+        replica.signal("KILL").await;
+        replica.exited(MOMENT).await;
+    }
+    world.replicas = world.installation.replicas(&world.lab, 2).await;
+    let lab = &world.lab;
+    crate::story::run(lab, &namespace, "unknown", &unknown).await.ok();
+    let refused = crate::story::run(lab, &namespace, "known", &known).await.refused();
+    assert!(refused.stderr.contains("in quarantine since "), "{refused}");
+}
