@@ -4,7 +4,8 @@
 //! was down, is found here, and so is a tag that moved between admission and pull. The [`Book`] remembers nothing but what the last turn
 //! came to, so that what changed can be told: a debt that is settled or breached, an image that fell back into quarantine while it ran. A
 //! leader that begins opens it with what the last one wrote on the Registry objects ([`Book::open`]), and tells again what is refused and
-//! runs: a line may come twice, and never not at all.
+//! runs: a line may come twice. Not told is the end of a debt that comes while nobody leads, of an image that is on no Registry's list: one of
+//! a host without a Registry object, or beyond the longest that a list may be.
 
 mod standing;
 

@@ -43,7 +43,7 @@ pub enum NotYet {
 /// How much may be in the air and in memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Flights at once.
+    /// Flights at once; of one asker half of what the others leave.
     pub flights: usize,
     /// Flights at once to one destination.
     pub destination: usize,
@@ -87,6 +87,7 @@ struct Table<K, V> {
     bytes: usize,
     destinations: HashMap<Arc<str>, usize>,
     shares: HashMap<(Arc<str>, Arc<str>), usize>,
+    askers: HashMap<Arc<str>, usize>,
 }
 
 /// Flights by question.
@@ -104,7 +105,14 @@ where
     /// An empty table.
     #[must_use]
     pub fn new(bounds: Bounds) -> Self {
-        let table = Table { slots: HashMap::new(), aloft: HashSet::new(), bytes: 0, destinations: HashMap::new(), shares: HashMap::new() };
+        let table = Table {
+            slots: HashMap::new(),
+            aloft: HashSet::new(),
+            bytes: 0,
+            destinations: HashMap::new(),
+            shares: HashMap::new(),
+            askers: HashMap::new(),
+        };
         Self { table: Arc::new(Mutex::new(table)), bounds }
     }
 
@@ -150,7 +158,8 @@ where
         if let Some(slot) = table.slots.get(&key) {
             let stale = slot.receiver.borrow().as_ref().is_some_and(|(_, until)| *until <= Instant::now());
             // What woke the waiters of a flight may have gone stale while it is still in the air: it is joined again.
-            if !stale {
+            let nothing = slot.receiver.borrow().is_none();
+            if !stale && (!nothing || table.aloft.contains(&key)) {
                 return Ok(slot.receiver.clone());
             }
             if table.aloft.contains(&key) {
@@ -160,12 +169,15 @@ where
         }
         let (asker, destination): (Arc<str>, Arc<str>) = (ticket.asker.into(), ticket.destination.into());
         let to = table.destinations.get(&destination).copied().unwrap_or_default();
+        let of = table.askers.get(&asker).copied().unwrap_or_default();
         let share = (asker, destination);
         if table.aloft.len() >= self.bounds.flights || to >= self.bounds.destination {
             return Err(NotYet::Full);
         }
-        // As many as are left for others, at the most: two that take their whole shares together leave room for a third.
-        if table.shares.get(&share).copied().unwrap_or_default() >= self.bounds.share.min(self.bounds.destination - to) {
+        // As many as are left for others, at the most, at this destination and in all: two that take their whole shares together leave room
+        // for a third.
+        let there = table.shares.get(&share).copied().unwrap_or_default();
+        if there >= self.bounds.share.min(self.bounds.destination - to) || of >= self.bounds.flights - table.aloft.len() {
             return Err(NotYet::Share);
         }
         table.remove(&key);
@@ -175,6 +187,7 @@ where
         table.aloft.insert(key.clone());
         *table.destinations.entry(share.1.clone()).or_default() += 1;
         *table.shares.entry(share.clone()).or_default() += 1;
+        *table.askers.entry(share.0.clone()).or_default() += 1;
         let flight = fetch();
         let landing = Landing { table: self.table.clone(), bounds: self.bounds, share, key, landed: false };
         drop(table);
@@ -292,8 +305,9 @@ impl<K: Clone + Eq + Hash + Weigh, V: Weigh> Landing<K, V> {
         // A slot, its entry, and the channel with its wakers.
         const SLOT: usize = 320;
         let bytes = SLOT + self.key.weight() + found.value.weight();
-        sender.send_replace(Some((found.value, Instant::now() + found.fresh_for)));
+        // Under the lock, so that nobody meets an answer whose flight is still counted as in the air.
         let mut table = self.table.lock();
+        sender.send_replace(Some((found.value, Instant::now() + found.fresh_for)));
         if let Some(slot) = table.slots.get_mut(&self.key) {
             slot.bytes = bytes;
             table.bytes += bytes;
@@ -321,6 +335,12 @@ impl<K: Clone + Eq + Hash, V> Drop for Landing<K, V> {
             *count -= 1;
             if *count == 0 {
                 table.shares.remove(&self.share);
+            }
+        }
+        if let Some(count) = table.askers.get_mut(&self.share.0) {
+            *count -= 1;
+            if *count == 0 {
+                table.askers.remove(&self.share.0);
             }
         }
     }

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::{
     audit,
+    facts::Outcome,
     image::Reference,
     index::Rules,
     judgement::{self, Answer, Considered, FieldPath, Judgement, Scope, Setting, Spoken},
@@ -78,6 +79,16 @@ struct Question<'a> {
 /// A request whose pods are read, as far as they can be.
 type PodRequest<'a> = Request<'a, Result<Pod<'a>, String>>;
 
+/// The images of which some policy speaks, with what can be said of their names.
+fn spoken<'a>(setting: &Setting<'a>, named: &[Named<'a>]) -> Vec<Spoken<'a>> {
+    let spoken = named.iter().map(|named| setting.spoken(FieldPath::Pod(*named), named.image));
+    spoken.filter(|spoken| !spoken.is_unspoken()).collect()
+}
+
+fn sight_in<'a>(sights: &'a [(Reference, Sight)]) -> impl Fn(&Reference) -> Option<&'a Sight> {
+    |image| sights.iter().find(|(of, _)| of == image).map(|(_, sight)| sight)
+}
+
 impl Gate {
     /// Answers a review of a pod, before `deadline`.
     pub async fn review(&self, request: &PodRequest<'_>, scope: Scope, deadline: Instant) -> Response {
@@ -123,9 +134,9 @@ impl Gate {
             Ok(labels) => labels,
             Err(why) => return Response::later(uid, why, 2),
         };
-        let setting = Setting::new(&rules, scope, namespace, &labels, Timestamp::now());
-        let spoken: Vec<Spoken<'_>> =
-            named.iter().map(|named| setting.spoken(FieldPath::Pod(*named), named.image)).filter(|spoken| !spoken.is_unspoken()).collect();
+        let begun = Timestamp::now();
+        let setting = Setting::new(&rules, scope, namespace, &labels, begun);
+        let spoken = spoken(&setting, &named);
         if spoken.is_empty() {
             return plain(uid, Basis::NoPolicy);
         }
@@ -136,14 +147,48 @@ impl Gate {
         let dry_run = request.dry_run.unwrap_or_default();
         let wanted = Spoken::wanted(&spoken);
         let question = Question { bearer: &bearer, deadline, record: !dry_run, inside: setting.denies_digests() };
-        let sights = self.sights(&wanted, &question).await;
-        let sights: Vec<(Reference, Sight)> = wanted.into_iter().map(|(image, _)| image.clone()).zip(sights).collect();
-        // What is asked of a registry takes a while, in which a waiver may end.
-        let setting = setting.at(Timestamp::now());
-        let sight = |image: &Reference| sights.iter().find(|(of, _)| of == image).map(|(_, sight)| sight);
-        let judgement = judgement::conclude(&setting.consider_all(spoken, sight));
+        let (sights, waited) = self.sights(&wanted, &question).await;
+        let mut sights: Vec<(Reference, Sight)> = wanted.into_iter().map(|(image, _)| image.clone()).zip(sights).collect();
+        let judgement = if waited {
+            // What is asked of a registry takes a while, in which somebody may have held an image, denied it, or changed who is to be asked.
+            let Some(judgement) = self.judge_anew((&rules, scope, namespace, &labels), begun, &named, &mut sights) else {
+                return Response::later(uid, "policies or registries changed while this pod was judged: try again".to_owned(), 1);
+            };
+            judgement
+        } else {
+            judgement::conclude(&setting.consider_all(spoken, sight_in(&sights)))
+        };
         self.tell(request, pod, namespace, &judgement, dry_run);
         respond(uid, judgement)
+    }
+
+    /// Judges by the rules as they are now, and by what has become known to be bad meanwhile. None where what was found out does not suffice
+    /// any more.
+    fn judge_anew(
+        &self,
+        (before, scope, namespace, labels): (&Rules, Scope, &str, &BTreeMap<String, String>),
+        begun: Timestamp,
+        named: &[Named<'_>],
+        sights: &mut [(Reference, Sight)],
+    ) -> Option<Judgement> {
+        let rules = {
+            let index = self.index.read();
+            for (_, sight) in sights.iter_mut() {
+                let known = sight.subject.as_ref().and_then(|subject| index.image(subject));
+                let known = known.filter(|known| known.facts.state.is_bad() && known.facts.observed_at >= begun);
+                if let Some(known) = known {
+                    sight.outcome = Outcome::Found(known.facts.clone());
+                }
+            }
+            index.rules()
+        };
+        let setting = Setting::new(&rules, scope, namespace, labels, Timestamp::now());
+        let spoken = spoken(&setting, named);
+        let place = |rules: &Rules, image: &Reference| rules.registry_of(image).map(|registry| registry.place);
+        let suffices = |spoken: &Spoken<'_>| {
+            spoken.wants().is_none_or(|image| place(before, image) == place(&rules, image) && sights.iter().any(|(of, _)| of == image))
+        };
+        spoken.iter().all(suffices).then(|| judgement::conclude(&setting.consider_all(spoken, sight_in(sights))))
     }
 
     /// Warns about what a workload's template names, from known facts only, and never refuses.
@@ -179,11 +224,12 @@ impl Gate {
         response
     }
 
-    /// What is at hand about each of these images. What is not at hand yet is asked for, for all of them at once.
-    async fn sights(&self, wanted: &[(&Reference, Option<&Arc<RegistryEntry>>)], question: &Question<'_>) -> Vec<Sight> {
+    /// What is at hand about each of these images, and whether anything had to be waited for. What is not at hand yet is asked for, for all of
+    /// them at once.
+    async fn sights(&self, wanted: &[(&Reference, Option<&Arc<RegistryEntry>>)], question: &Question<'_>) -> (Vec<Sight>, bool) {
         let Question { bearer, deadline, record, inside } = *question;
         if wanted.is_empty() {
-            return Vec::new();
+            return (Vec::new(), false);
         }
         let started = Instant::now();
         let at_hand = |(image, registry): &(&Reference, Option<&Arc<RegistryEntry>>)| {
@@ -191,7 +237,8 @@ impl Gate {
             self.lookups.at_hand(image, *registry, bearer.is_processor(*registry), inside, access)
         };
         let mut sights: Vec<Option<Sight>> = wanted.iter().map(at_hand).collect();
-        if sights.iter().any(Option::is_none) {
+        let waits = sights.iter().any(Option::is_none);
+        if waits {
             let missing = wanted.iter().zip(&mut sights).filter(|(_, sight)| sight.is_none());
             join_all(missing.map(|(&(image, registry), sight)| async move {
                 let access = self.wallet.access(registry.map(AsRef::as_ref), image, bearer.namespace, &bearer.pull_secrets);
@@ -207,7 +254,7 @@ impl Gate {
         }
         let phase = PhaseLabels { phase: Phase::Lookup };
         self.metrics.review_duration.get_or_create(&phase).observe(started.elapsed().as_secs_f64());
-        sights.into_iter().flatten().collect()
+        (sights.into_iter().flatten().collect(), waits)
     }
 
     /// The labels of a namespace. One that the index does not hold is read live before "no policy matches" is believed: it may

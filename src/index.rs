@@ -7,8 +7,11 @@
 //! An object that cannot be read keeps its last readable form, and the index says so ([`Index::unreadable`]): a policy that
 //! somebody breaks must not open anything.
 
+mod known;
+mod rules;
+
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
 };
 
@@ -17,165 +20,12 @@ use smallvec::SmallVec;
 
 use crate::{
     api::{self, ImageStatus, Provider, QuarantineProvider, State},
-    facts::{Child, Facts, Manifest},
+    facts::Facts,
     image::{Digest, Reference, Subject},
     policy::{Policy, RegistryEntry, Unreadable, Waiver},
-    verdict::Sight,
 };
 
-/// What people wrote, made ready.
-#[derive(Clone, Debug, Default)]
-pub struct Rules {
-    /// Policies by name.
-    pub policies: BTreeMap<String, Arc<Policy>>,
-    /// Registries by name.
-    pub registries: BTreeMap<String, Arc<RegistryEntry>>,
-    /// Waivers by name.
-    pub waivers: BTreeMap<String, Arc<Waiver>>,
-    by_host: HashMap<String, Vec<Arc<RegistryEntry>>>,
-    /// By any policy.
-    denied: HashSet<Digest>,
-}
-
-impl Rules {
-    /// Whether some policy denies the digest of an image, that of one inside it, or that of its configuration.
-    #[must_use]
-    pub fn denies(&self, sight: &Sight) -> bool {
-        let denied = |digest: &Digest| self.denied.contains(digest);
-        let inside = |manifest: &Manifest| {
-            manifest.config.as_ref().is_some_and(denied) || manifest.children.iter().any(|child| denied(&child.digest))
-        };
-        !self.denied.is_empty()
-            && (sight.subject.as_ref().is_some_and(|subject| denied(subject.digest()))
-                || sight.facts().is_some_and(|facts| inside(&facts.manifest)))
-    }
-
-    fn collect_denied(&mut self) {
-        self.denied = self.policies.values().flat_map(|policy| policy.denied_digests()).cloned().collect();
-    }
-
-    /// The Registry that speaks of this image; the first by name where several do.
-    #[must_use]
-    pub fn registry_of(&self, image: &Reference) -> Option<&Arc<RegistryEntry>> {
-        self.registry_for(image.registry(), image.repository())
-    }
-
-    /// The Registry that speaks of this host and repository; the first by name where several do.
-    #[must_use]
-    pub fn registry_for(&self, host: &str, repository: &str) -> Option<&Arc<RegistryEntry>> {
-        self.by_host.get(host)?.iter().find(|entry| entry.covers(repository))
-    }
-
-    /// Whether some Registry names this host.
-    #[must_use]
-    pub fn names_host(&self, host: &str) -> bool {
-        self.by_host.contains_key(host)
-    }
-
-    fn rehost(&mut self) {
-        self.by_host.clear();
-        for entry in self.registries.values() {
-            for host in &entry.hosts {
-                self.by_host.entry(host.clone()).or_default().push(entry.clone());
-            }
-        }
-    }
-}
-
-/// One image status, as the index holds it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Known {
-    /// The object's name.
-    pub name: String,
-    /// What is known.
-    pub facts: Arc<Facts>,
-    /// Numbers of transitions whose audit lines are not out.
-    pub waiting: usize,
-    /// A person decided something that no write of ours has answered yet.
-    pub undecided: bool,
-    /// Whether a person's decision stands in the spec.
-    pub decided: bool,
-    /// Since when nothing names it.
-    pub unused_since: Option<Timestamp>,
-    /// The history is empty: somebody made the object, and nothing was seen yet.
-    pub blank: bool,
-    /// A person holds or fails it, and that is yet to be written into its status. It counts at once, whoever made the object and by whatever name.
-    pub held: bool,
-    /// Since when it is bad, where it was good before.
-    pub fell: Option<Timestamp>,
-    /// The namespace in which it was first asked for, as its label says.
-    pub first_seen_in: Option<Arc<str>>,
-    /// The tags that were last seen to stand for it, as references, and when.
-    pub tags: Box<[(Reference, Timestamp)]>,
-}
-
-impl Known {
-    /// Reads an object. `None` when its subject is no canonical name: nothing is ever looked up by it.
-    #[must_use]
-    pub fn read(object: &ImageStatus, now: Timestamp) -> Option<(Subject, Self)> {
-        let subject: Subject = object.spec.subject.parse().ok()?;
-        let status = object.status.clone().unwrap_or_default();
-        let tagged = |seen: &api::TagSeen| Some((subject.tagged(&seen.tag)?, seen.at));
-        let tags = status.tags.iter().filter_map(tagged).collect();
-        let pending = crate::history::decided(object, now);
-        let mut facts = Facts {
-            state: status.state,
-            since: status.since.unwrap_or(Timestamp::UNIX_EPOCH),
-            by: status.by,
-            reason: status.reason,
-            details: status.details,
-            provider: status.provider,
-            observed_at: status.observed_at.unwrap_or(Timestamp::UNIX_EPOCH),
-            manifest: Manifest {
-                config: status.config.and_then(|config| config.parse().ok()),
-                children: status
-                    .children
-                    .iter()
-                    .filter_map(|child| {
-                        let (platform, digest) = child.rsplit_once('=')?;
-                        Some(Child { digest: digest.parse().ok()?, platform: platform.to_owned() })
-                    })
-                    .collect(),
-                cut: status.more_children,
-            },
-        };
-        let undecided = pending.is_some();
-        let blank = status.history.is_empty();
-        let held = pending.as_ref().is_some_and(|decision| decision.facts.state.is_bad());
-        // A decision acts at once in every replica, not only when the leader has written it down.
-        // Where the registry keeps the flag a release waits until the registry has taken it; what is held is held from now on.
-        // Where nobody keeps one there is nothing to decide.
-        let counts = match facts.provider {
-            _ if blank => held,
-            Provider::Managed => true,
-            Provider::AzureContainerRegistry => held,
-            Provider::None => false,
-        };
-        if let Some(decision) = pending.filter(|_| counts) {
-            let since = if decision.facts.state == facts.state { facts.since } else { decision.facts.since };
-            let provider = if blank { Provider::Managed } else { facts.provider };
-            facts = Facts { since, manifest: facts.manifest, provider, ..decision.facts };
-        }
-        // A decision that is not written yet comes after the last transition that is.
-        let last = (facts.state.is_bad() && !status.state.is_bad()).then_some((facts.state, facts.since));
-        let fell = crate::history::fell(&status.history, last);
-        let waiting = status.history.iter().filter(|transition| transition.number > status.emitted_through).count();
-        let known = Self {
-            name: object.metadata.name.clone().unwrap_or_default(),
-            facts: Arc::new(facts),
-            waiting,
-            undecided,
-            decided: object.spec.quarantine.is_some(),
-            unused_since: status.unused_since,
-            blank,
-            held,
-            fell,
-            first_seen_in: object.metadata.labels.as_ref().and_then(|labels| labels.get(FIRST_SEEN_IN)).map(|name| name.as_str().into()),
-            tags,
-        };
-        Some((subject, known))
-    }
-}
+pub use self::{known::Known, rules::Rules};
 
 /// The label that says in which namespace an image was first asked for; the cap per namespace counts by it.
 pub const FIRST_SEEN_IN: &str = "lazaretto.dev/first-seen-in";
@@ -195,15 +45,44 @@ pub struct Index {
     rules: Arc<Rules>,
     unreadable: BTreeMap<(Kind, String), Unreadable>,
     images: HashMap<Subject, SmallVec<[Arc<Known>; 1]>, ahash::RandomState>,
-    subjects: HashMap<String, Subject>,
+    names: HashMap<String, Stamp>,
+    /// The uids of objects that are gone, the latest last: what was written of one of them may come after its end.
+    gone: VecDeque<Box<str>>,
     first_seen_in: HashMap<Arc<str>, usize>,
     namespaces: HashMap<String, Arc<BTreeMap<String, String>>>,
     /// What tags were last seen to stand for.
     tags: HashMap<Reference, SmallVec<[(Timestamp, Subject); 1]>, ahash::RandomState>,
+    /// Names of the objects in which an image is bad, by its digest and by those of what is inside it.
+    bad: HashMap<Digest, SmallVec<[Box<str>; 1]>>,
     /// Bad findings that could not be written, newer than what is: nothing good that is written may hide them.
     unwritten: HashMap<Subject, Arc<Facts>>,
 }
 
+/// Which form of an object is held.
+#[derive(Debug)]
+struct Stamp {
+    subject: Subject,
+    uid: Box<str>,
+    /// Its resourceVersion, which grows with each change of an object (Kubernetes API concepts, "resource versions"); 0 where it is no number.
+    version: u64,
+    /// The watch has brought it, and not only whoever wrote it.
+    watched: bool,
+}
+
+impl Stamp {
+    fn of(object: &ImageStatus, subject: Subject, watched: bool) -> Self {
+        let version = object.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or_default();
+        Self { subject, uid: object.metadata.uid.as_deref().unwrap_or_default().into(), version, watched }
+    }
+
+    /// Whether it is an earlier form of the same object.
+    fn is_older_than(&self, held: &Self) -> bool {
+        !self.uid.is_empty() && self.uid == held.uid && self.version < held.version
+    }
+}
+
+/// Uids of objects that are gone, at the most.
+const MOST_GONE: usize = 1_024;
 /// Bad findings that are held unwritten at the most; beyond them the oldest is forgotten.
 const MOST_UNWRITTEN: usize = 4_096;
 
@@ -297,17 +176,36 @@ impl Index {
         names
     }
 
-    /// Takes in an image status. Says whether anything changed.
+    /// Takes in an image status from the watch. Says whether anything changed, or is heard of by the watch for the first time.
     pub fn apply_image(&mut self, object: &ImageStatus, now: Timestamp) -> bool {
+        self.take_image(object, now, true)
+    }
+
+    /// Takes in an image status that was just written, in a race with the watch: neither brings back what is older, and what is gone stays
+    /// gone. Says whether anything changed.
+    pub fn apply_written(&mut self, object: &ImageStatus, now: Timestamp) -> bool {
+        self.take_image(object, now, false)
+    }
+
+    fn take_image(&mut self, object: &ImageStatus, now: Timestamp, watched: bool) -> bool {
         let name = object.metadata.name.clone().unwrap_or_default();
-        let Some((subject, known)) = Known::read(object, now) else { return self.delete_image(&name) };
-        if let Some(held) = self.image_named(&name)
-            && self.subjects.get(&name) == Some(&subject)
-            && *held == known
-        {
+        let Some((subject, known)) = Known::read(object, now) else { return watched && self.delete_image(&name) };
+        let mut stamp = Stamp::of(object, subject.clone(), watched);
+        if !watched && self.gone.contains(&stamp.uid) {
             return false;
         }
-        self.delete_image(&name);
+        if let Some(held) = self.names.get(&name) {
+            if stamp.is_older_than(held) {
+                return false;
+            }
+            let news = watched && !held.watched;
+            stamp.watched |= held.watched && stamp.uid == held.uid && stamp.version == held.version;
+            if held.subject == subject && self.image_named(&name).is_some_and(|held| *held == known) {
+                self.names.insert(name, stamp);
+                return news;
+            }
+        }
+        self.take_out(&name);
         if self.unwritten.get(&subject).is_some_and(|facts| facts.observed_at <= known.facts.observed_at) {
             self.unwritten.remove(&subject);
         }
@@ -317,14 +215,29 @@ impl Index {
         for (reference, at) in &known.tags {
             self.tags.entry(reference.clone()).or_default().push((*at, subject.clone()));
         }
-        self.subjects.insert(name, subject.clone());
+        for digest in bad_digests(&subject, &known) {
+            self.bad.entry(digest.clone()).or_default().push(name.as_str().into());
+        }
+        self.names.insert(name, stamp);
         self.images.entry(subject).or_default().push(Arc::new(known));
         true
     }
 
     /// An image status is gone. Says whether it was there.
     pub fn delete_image(&mut self, name: &str) -> bool {
-        let Some(subject) = self.subjects.remove(name) else { return false };
+        let Some(Stamp { uid, .. }) = self.take_out(name) else { return false };
+        if !uid.is_empty() {
+            if self.gone.len() >= MOST_GONE {
+                self.gone.pop_front();
+            }
+            self.gone.push_back(uid);
+        }
+        true
+    }
+
+    fn take_out(&mut self, name: &str) -> Option<Stamp> {
+        let stamp = self.names.remove(name)?;
+        let subject = stamp.subject.clone();
         if let Some(namespace) =
             self.images.get(&subject).and_then(|all| all.iter().find(|known| known.name == name)?.first_seen_in.clone())
             && let Some(count) = self.first_seen_in.get_mut(&namespace)
@@ -336,6 +249,14 @@ impl Index {
         }
         if let Some(all) = self.images.get_mut(&subject) {
             for known in all.iter().filter(|known| known.name == name) {
+                for digest in bad_digests(&subject, known) {
+                    if let Some(held) = self.bad.get_mut(digest) {
+                        held.retain(|held| **held != *name);
+                        if held.is_empty() {
+                            self.bad.remove(digest);
+                        }
+                    }
+                }
                 for (reference, at) in &known.tags {
                     if let Some(held) = self.tags.get_mut(reference) {
                         held.retain(|(seen, of)| (&*seen, &*of) != (at, &subject));
@@ -350,7 +271,7 @@ impl Index {
                 self.images.remove(&subject);
             }
         }
-        true
+        Some(stamp)
     }
 
     /// What is known of a subject. Where two objects speak of one subject, the strictest wins: the name is only a handle. A bad finding
@@ -370,6 +291,16 @@ impl Index {
             Some(facts) => Some(Arc::new(Known { facts: facts.clone(), ..Known::clone(known) })),
             None => Some(known.clone()),
         }
+    }
+
+    /// The images known to be bad that have this digest, or have it inside.
+    pub fn bad(&self, digest: &Digest) -> impl Iterator<Item = (&Subject, &Arc<Known>)> {
+        let names = self.bad.get(digest).into_iter().flatten();
+        names.filter_map(|name| {
+            let subject = &self.names.get(&**name)?.subject;
+            let known = self.images.get(subject)?.iter().find(|known| *known.name == **name)?;
+            (!known.blank || known.held).then_some((subject, known))
+        })
     }
 
     /// Holds a bad finding that could not be written, as long as something good and older is written. Without that nothing has to be held:
@@ -405,13 +336,13 @@ impl Index {
     /// The image status with this name.
     #[must_use]
     pub fn image_named(&self, name: &str) -> Option<Arc<Known>> {
-        self.images.get(self.subjects.get(name)?)?.iter().find(|known| known.name == name).cloned()
+        self.images.get(&self.names.get(name)?.subject)?.iter().find(|known| known.name == name).cloned()
     }
 
     /// The subject of an image status.
     #[must_use]
     pub fn subject_named(&self, name: &str) -> Option<Subject> {
-        self.subjects.get(name).cloned()
+        self.names.get(name).map(|stamp| stamp.subject.clone())
     }
 
     /// Every subject with what is written of it; the strictest where several objects speak of one. Anybody may make an object: one in
@@ -425,7 +356,7 @@ impl Index {
     /// How many image statuses there are.
     #[must_use]
     pub fn image_count(&self) -> usize {
-        self.subjects.len()
+        self.names.len()
     }
 
     /// How many image statuses were first asked for in a namespace.
@@ -437,7 +368,7 @@ impl Index {
     /// Names of all image statuses.
     #[must_use]
     pub fn image_names(&self) -> Vec<String> {
-        self.subjects.keys().cloned().collect()
+        self.names.keys().cloned().collect()
     }
 
     /// Takes in a namespace's labels. Says whether anything changed.
@@ -465,6 +396,14 @@ impl Index {
     pub fn namespace_names(&self) -> Vec<String> {
         self.namespaces.keys().cloned().collect()
     }
+}
+
+fn bad_digests<'a>(subject: &'a Subject, known: &'a Known) -> impl Iterator<Item = &'a Digest> {
+    let facts = known.facts.state.is_bad().then_some(&known.facts);
+    facts.into_iter().flat_map(|facts| {
+        let inside = facts.manifest.children.iter().map(|child| &child.digest);
+        std::iter::once(subject.digest()).chain(&facts.manifest.config).chain(inside)
+    })
 }
 
 /// Whether what is written of a subject can be relied on for a judgement now, without asking.
@@ -511,101 +450,4 @@ pub fn last_seen(known: &Known, subject: &Subject, registry: Option<&RegistryEnt
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn object(name: &str, status: &serde_json::Value) -> ImageStatus {
-        let subject = format!("r.corp/app@sha256:{}", "a".repeat(64));
-        serde_json::from_value(serde_json::json!({
-            "apiVersion": "lazaretto.dev/v1alpha1", "kind": "ImageStatus", "metadata": { "name": name },
-            "spec": { "subject": subject }, "status": status,
-        }))
-        .unwrap()
-    }
-
-    fn written(state: &str) -> serde_json::Value {
-        serde_json::json!({
-            "state": state, "provider": "Managed",
-            "history": [{ "number": 1, "at": "2026-01-01T00:00:00Z", "state": state, "by": "lazaretto", "reason": "" }],
-        })
-    }
-
-    #[test]
-    fn of_two_objects_for_one_image_the_strictest_speaks_and_an_empty_one_never_does() {
-        let (blank, real, other) =
-            (object("blank", &serde_json::Value::Null), object("real", &written("Quarantined")), object("other", &written("Released")));
-        for order in [[&blank, &real, &other], [&other, &real, &blank], [&real, &blank, &other]] {
-            let mut index = Index::default();
-            for object in order {
-                index.apply_image(object, Timestamp::UNIX_EPOCH);
-            }
-            let (subject, work) = index.images().next().unwrap();
-            assert_eq!((work.name.as_str(), index.image(subject).unwrap().name.as_str()), ("real", "real"));
-            index.delete_image("real");
-            assert_eq!(index.images().next().unwrap().1.name, "other");
-        }
-        let mut index = Index::default();
-        index.apply_image(&blank, Timestamp::UNIX_EPOCH);
-        let (subject, _) = index.images().next().unwrap();
-        assert!(index.image(subject).is_none(), "nothing is written there");
-    }
-
-    fn facts(state: State, second: i64) -> Arc<Facts> {
-        let at = Timestamp::from_second(1_800_000_000 + second).unwrap();
-        let provider = Provider::AzureContainerRegistry;
-        let (by, reason, details, manifest) = (String::new(), String::new(), String::new(), Manifest::default());
-        Arc::new(Facts { state, since: at, by, reason, details, provider, observed_at: at, manifest })
-    }
-
-    #[test]
-    fn a_bad_finding_that_could_not_be_written_hides_what_is_written_until_something_newer_is() {
-        let at = |second: i64| Timestamp::from_second(1_800_000_000 + second).unwrap();
-        let seen = |state: &str, second| {
-            let mut status = written(state);
-            status["provider"] = "AzureContainerRegistry".into();
-            status["observedAt"] = at(second).to_string().into();
-            object("one", &status)
-        };
-        let mut index = Index::default();
-        let subject: Subject = seen("Released", 0).spec.subject.parse().unwrap();
-        index.hold_unwritten(&subject, &facts(State::Failed, 1));
-        assert!(index.image(&subject).is_none(), "without anything written nothing is hidden, and whoever asks is told");
-        index.apply_image(&seen("Released", 0), at(0));
-        index.hold_unwritten(&subject, &facts(State::Failed, 1));
-        assert_eq!(index.image(&subject).unwrap().facts.state, State::Failed);
-        index.hold_unwritten(&subject, &facts(State::Released, 2));
-        assert_eq!(index.image(&subject).unwrap().facts.state, State::Failed, "only what is written clears it");
-        index.apply_image(&seen("Released", 3), at(3));
-        assert_eq!(index.image(&subject).unwrap().facts.state, State::Released);
-        index.hold_unwritten(&subject, &facts(State::Failed, 2));
-        assert_eq!(index.image(&subject).unwrap().facts.state, State::Released, "older than what is written");
-    }
-
-    #[test]
-    fn a_hold_counts_at_once_by_whatever_name_it_is_written() {
-        let mut held = object("hold-x", &serde_json::Value::Null);
-        held.spec.quarantine = Some(crate::api::Decision {
-            state: crate::api::DecisionState::Failed,
-            by: "jane".into(),
-            reason: "a worm".into(),
-            details: None,
-            expects: None,
-        });
-        let released = object("real", &written("Released"));
-        let subject: Subject = held.spec.subject.parse().unwrap();
-        for order in [[&held, &released], [&released, &held]] {
-            let mut index = Index::default();
-            for object in order {
-                index.apply_image(object, Timestamp::UNIX_EPOCH);
-            }
-            let known = index.image(&subject).unwrap();
-            assert_eq!((known.facts.state, known.facts.by.as_str()), (State::Failed, "jane"));
-            index.delete_image("real");
-            assert_eq!(index.image(&subject).unwrap().name, "hold-x");
-        }
-        held.spec.quarantine.as_mut().unwrap().state = crate::api::DecisionState::Released;
-        let mut index = Index::default();
-        index.apply_image(&held, Timestamp::UNIX_EPOCH);
-        assert!(index.image(&subject).is_none(), "nobody is let go before the registry has confirmed the image");
-    }
-}
+mod tests;

@@ -34,7 +34,7 @@ use crate::{
 pub enum Class {
     /// A pod waits.
     Admission,
-    /// Somebody wanted to know, and waits no more: debts, what a template will need.
+    /// Somebody wanted to know, and waits no more: debts.
     Retry,
     /// The leader's regular look.
     Polling,
@@ -162,6 +162,8 @@ impl Line {
             state.pace = (state.pace * SLOWER).max(SLOWEST);
             state.refusals = state.refusals.saturating_add(1);
         }
+        // No time at all, or one in the past, is none that was named.
+        let named = named.filter(|named| !named.is_zero());
         let unnamed = || FIRST_CLOSURE.saturating_mul(1 << state.refusals.saturating_sub(1).min(8)).min(LAST_CLOSURE);
         let wait = named.unwrap_or_else(unnamed);
         let until = now + wait;
@@ -252,7 +254,7 @@ impl State {
     fn short_of_token(&mut self, now: Instant) -> Option<Duration> {
         let passed = (now - self.filled).as_secs_f64();
         self.filled = now;
-        self.tokens = (self.tokens + passed * self.rate * self.pace).min(self.rate * self.pace).max(self.tokens.min(1.0));
+        self.tokens = (self.tokens + passed * self.rate * self.pace).min((self.rate * self.pace).max(1.0)).max(self.tokens.min(1.0));
         self.pace = (self.pace + passed * FASTER).min(1.0);
         if self.tokens >= 1.0 {
             return None;
@@ -288,8 +290,12 @@ impl State {
         let (waiting, under_way_of) = (&mut self.waiting, &self.under_way_of);
         let may = |namespace: &str| under_way_of.get(namespace).copied().unwrap_or_default() < left;
         let chance = self.chance.hash_one(turn);
-        let next = if turn.is_multiple_of(OTHER_WAY) {
+        let next = if turn.is_multiple_of(2 * OTHER_WAY) {
             waiting.iter_mut().rev().find_map(|class| class.next(may, chance))
+        } else if turn.is_multiple_of(OTHER_WAY) {
+            // Neither of the two that come last waits for ever for the other.
+            let [admission, retry, polling] = waiting;
+            [retry, polling, admission].into_iter().find_map(|class| class.next(may, chance))
         } else {
             waiting.iter_mut().find_map(|class| class.next(may, chance))
         }?;

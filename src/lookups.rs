@@ -25,7 +25,7 @@ use tokio::sync::watch;
 pub use self::asker::{Access, Asker, Lives, NoAccess};
 use self::{
     ask::{Context, Parts, endpoint},
-    keys::{JudgeKey, ResolveKey},
+    keys::{JudgeKey, ResolveKey, place},
 };
 use crate::{
     facts::{Busy, BusyCause, Facts, Manifest, Outcome},
@@ -73,10 +73,12 @@ impl Lookups {
     ) -> Option<Sight> {
         let subject = match image.subject() {
             Some(subject) => subject,
-            None => match self.parts.resolves.peek(&ResolveKey { image: image.clone(), access: access()?.identity })? {
-                Outcome::Found(digest) => image.with_digest(digest),
-                _ => return None,
-            },
+            None => {
+                match self.parts.resolves.peek(&ResolveKey { image: image.clone(), access: access()?.identity, place: place(registry) })? {
+                    Outcome::Found(digest) => image.with_digest(digest),
+                    _ => return None,
+                }
+            }
         };
         let known = self.parts.index.read().image(&subject)?;
         suffices(&known, &subject, registry, inside).then(|| Sight {
@@ -111,14 +113,28 @@ impl Lookups {
             self.note_tag(image, &subject, resolved_now, asker);
             return sight(Some(subject), Outcome::Found(known.facts.clone()), None, resolved_now, true);
         }
-        let last = known.map(|known| last_look(&known, &subject, registry));
+        let last = known.or_else(|| self.bad_by_another_name(&subject, registry)).map(|known| last_look(&known, &subject, registry));
         let outcome = match (self.judge(&subject, registry, asker, Class::Admission).await, &last) {
             // What is written was seen later than an answer that is still remembered.
-            (Outcome::Found(facts), Some((written, _))) if written.observed_at > facts.observed_at => Outcome::Found(written.clone()),
+            (Outcome::Found(facts), Some((written, _))) if written.observed_at > facts.observed_at && !facts.state.is_bad() => {
+                Outcome::Found(written.clone())
+            }
             (outcome, _) => outcome,
         };
         self.note_tag(image, &subject, resolved_now, asker);
         sight(Some(subject), outcome, last, Source::Asked, true)
+    }
+
+    /// The same digest under another name at the same Registry, if it is known to be bad there: what is the same may be called by another host,
+    /// repository or index, and an outage must not open it for that.
+    fn bad_by_another_name(&self, subject: &Subject, registry: Option<&Arc<RegistryEntry>>) -> Option<Arc<Known>> {
+        let name = &registry?.name;
+        let index = self.parts.index.read();
+        let rules = index.rules();
+        index
+            .bad(subject.digest())
+            .find(|(other, _)| rules.registry_for(other.registry(), other.repository()).is_some_and(|registry| registry.name == *name))
+            .map(|(_, known)| known.clone())
     }
 
     /// A tag that was asked for just now is written down with the image that it stands for.
@@ -135,7 +151,7 @@ impl Lookups {
         let subject = match image.subject() {
             Some(subject) => subject,
             None => {
-                let key = ResolveKey { image: image.clone(), access: access.identity };
+                let key = ResolveKey { image: image.clone(), access: access.identity, place: place(registry) };
                 match self.parts.resolves.peek(&key) {
                     Some(Outcome::Found(digest)) => image.with_digest(digest),
                     Some(_) => return None,
@@ -192,7 +208,7 @@ impl Lookups {
             Ok(access) => access,
             Err(why) => return (why.outcome(), Source::Asked),
         };
-        let key = ResolveKey { image: image.clone(), access: access.identity };
+        let key = ResolveKey { image: image.clone(), access: access.identity, place: place(registry) };
         if let Some(outcome) = self.parts.resolves.peek(&key) {
             return (outcome, Source::Known);
         }
@@ -220,7 +236,7 @@ impl Lookups {
             Ok(access) => access,
             Err(why) => return why.outcome(),
         };
-        let key = JudgeKey { subject: subject.clone(), access: access.identity, record: asker.record };
+        let key = JudgeKey { subject: subject.clone(), access: access.identity, place: place(registry), record: asker.record };
         let parts = self.parts.clone();
         let namespace = asker.namespace.to_owned();
         let flight = || parts.judge(key.clone(), registry.cloned(), access.clone(), namespace, class);
@@ -233,10 +249,11 @@ impl Lookups {
     }
 
     fn launch_judge(&self, subject: &Subject, registry: Option<&Arc<RegistryEntry>>, access: &Access, asker: &Asker<'_>) {
-        let key = JudgeKey { subject: subject.clone(), access: access.identity, record: asker.record };
+        let key = JudgeKey { subject: subject.clone(), access: access.identity, place: place(registry), record: asker.record };
         let parts = self.parts.clone();
         let namespace = asker.namespace.to_owned();
-        let flight = || parts.judge(key.clone(), registry.cloned(), access.clone(), namespace, Class::Retry);
+        // The pods of a template come in a moment, and wait for the same flight.
+        let flight = || parts.judge(key.clone(), registry.cloned(), access.clone(), namespace, Class::Admission);
         self.parts.judges.launch(key.clone(), ticket(registry, asker.namespace), flight);
     }
 
@@ -289,11 +306,11 @@ impl Lookups {
         };
         match end {
             Err(Failure::Outage(outage)) => {
-                self.parts.found_out(&endpoint, access, &outage);
+                self.parts.suspect(registry, &endpoint, access, &outage).await;
                 Err(Failure::Outage(outage))
             }
             // Alive it is; whether it answers about images, too, is found out by whoever looks for the end of the outage.
-            Ok(()) => self.parts.sources.health(&endpoint).out().map_or(Ok(()), |outage| Err(Failure::Outage(outage))),
+            Ok(()) => self.parts.sources.health(&registry.name, &endpoint).out().map_or(Ok(()), |outage| Err(Failure::Outage(outage))),
             other => other,
         }
     }

@@ -3,7 +3,7 @@
 //! The fields are those of the Pod schema that make a node pull: containers, init containers, ephemeral containers and image
 //! volumes. A test against the API server's own schema fails when a release of Kubernetes adds another.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::HashSet};
 
 use serde::Deserialize;
 
@@ -125,7 +125,7 @@ pub enum Place {
 }
 
 /// One image that the pod will pull.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Named<'a> {
     /// In which list.
     pub place: Place,
@@ -167,7 +167,7 @@ impl<'a> Pod<'a> {
     /// new where it comes to.
     #[must_use]
     pub fn new_images(&'a self, old: &'a Self) -> Vec<Named<'a>> {
-        let before: Vec<Named<'_>> = old.images().collect();
+        let before: HashSet<Named<'_>> = old.images().collect();
         self.images().filter(|named| !before.contains(named)).collect()
     }
 

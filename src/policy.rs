@@ -230,6 +230,8 @@ pub struct RegistryEntry {
     pub spec: api::RegistrySpec,
     /// Who keeps the flag.
     pub provider: QuarantineProvider,
+    /// Tells apart who is asked, where and how: another one when the object is changed in a way that makes old answers another's.
+    pub place: u64,
     /// Who may run what is in quarantine.
     pub processor: Option<api::Processor>,
     /// How often to look again.
@@ -272,6 +274,7 @@ impl TryFrom<&api::Registry> for RegistryEntry {
                 })
                 .collect::<Result<_, _>>()?,
             provider: spec.quarantine.provider,
+            place: place(object.metadata.name.as_deref(), spec),
             processor: spec.quarantine.processor.clone(),
             spec: spec.clone(),
             poll_interval: spec.poll_interval.get().max(Duration::from_secs(10)),
@@ -281,6 +284,12 @@ impl TryFrom<&api::Registry> for RegistryEntry {
             exceptions: status.exceptions.into_iter().map(|exception| exception.subject).collect(),
         })
     }
+}
+
+fn place(name: Option<&str>, spec: &api::RegistrySpec) -> u64 {
+    use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
+    let provider = spec.quarantine.provider;
+    BuildHasherDefault::<DefaultHasher>::default().hash_one((name, &spec.endpoint, spec.plain_http, &spec.ca_bundle, provider))
 }
 
 /// A host as references have it, or why it is none. Read through the one reader of references, so that the two never differ.

@@ -99,7 +99,7 @@ pub struct Inventory {
     texts: HashMap<Box<str>, Arc<str>>,
     /// By what the spec names and what the node reports.
     images: HashMap<(Arc<str>, Arc<str>), Arc<Image>>,
-    owners: HashMap<Box<str>, Arc<Owner>>,
+    owners: HashSet<Arc<Owner>>,
     makes: HashSet<Arc<Make>>,
 }
 
@@ -165,7 +165,7 @@ impl Inventory {
             self.namespaces.remove(pod.namespace());
         }
         self.count -= 1;
-        if self.texts.len() + self.images.len() + self.makes.len() > 4 * self.count + 4_096 {
+        if self.texts.len() + self.images.len() + self.makes.len() + self.owners.len() > 4 * self.count + 4_096 {
             self.forget();
         }
         true
@@ -210,10 +210,7 @@ impl Inventory {
         let containers =
             pod.containers().map(|(name, image, image_id)| Container { name: self.text(name), image: self.image(image, image_id) });
         let containers = containers.collect();
-        let owner = pod.owner().map(|owner| {
-            let held = self.owners.entry(owner.uid.as_str().into());
-            held.or_insert_with(|| Arc::new(owner)).clone()
-        });
+        let owner = pod.owner().map(|owner| self.owner(owner));
         let make = Make {
             service_account: self.text(pod.service_account()),
             containers,
@@ -221,6 +218,16 @@ impl Inventory {
             pull_secrets: pod.pull_secrets().map(|name| self.text(name)).collect(),
         };
         Pod { uid: pod.uid().into(), since: pod.since(), owner, make: self.make(make) }
+    }
+
+    /// By all that a pod says of it: anybody may write anything there, and nobody's word is to be taken for another's.
+    fn owner(&mut self, owner: Owner) -> Arc<Owner> {
+        if let Some(held) = self.owners.get(&owner) {
+            return held.clone();
+        }
+        let held = Arc::new(owner);
+        self.owners.insert(held.clone());
+        held
     }
 
     fn make(&mut self, make: Make) -> Arc<Make> {
@@ -256,7 +263,7 @@ impl Inventory {
     fn forget(&mut self) {
         self.makes.retain(|make| Arc::strong_count(make) > 1);
         self.images.retain(|_, image| Arc::strong_count(image) > 1);
-        self.owners.retain(|_, owner| Arc::strong_count(owner) > 1);
+        self.owners.retain(|owner| Arc::strong_count(owner) > 1);
         self.texts.retain(|_, text| Arc::strong_count(text) > 1);
     }
 }

@@ -394,6 +394,8 @@ pub fn settle(case: &Case<'_, '_>, sight: &Sight, verdict: Verdict) -> Settled {
     }
 }
 
+/// Seconds by which the clocks of two replicas may differ.
+const CLOCKS_DIFFER: i64 = 300;
 /// After how long it is worth asking again about what nobody knows.
 const RETRY_UNKNOWN: Duration = Duration::from_secs(5);
 
@@ -407,7 +409,8 @@ fn was_good(case: &Case<'_, '_>, sight: &Sight) -> bool {
     };
     let age = case.now.duration_since(*seen).as_secs();
     let bound = case.policy.when_unknown.last_known_good_for.as_secs();
-    good && bound > 0 && age <= i64::try_from(bound).unwrap_or(i64::MAX)
+    // One that lies in the future by more than clocks differ says nothing about its age.
+    good && bound > 0 && (-CLOCKS_DIFFER..=i64::try_from(bound).unwrap_or(i64::MAX)).contains(&age)
 }
 
 /// What one policy says of one image, in its mode.

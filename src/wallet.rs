@@ -44,7 +44,8 @@ fn access(credentials: Credentials, holder: Holder) -> Access {
 
 fn no_access(error: &CredentialsError) -> NoAccess {
     match error {
-        CredentialsError::Unreadable { .. } => NoAccess::Later(error.to_string()),
+        // Which of a Registry's hosts is named is the author's choice: that the Secret lacks one says nothing about the registry.
+        CredentialsError::Unreadable { .. } | CredentialsError::OtherHosts { .. } => NoAccess::Later(error.to_string()),
         _ => NoAccess::Broken(error.to_string()),
     }
 }

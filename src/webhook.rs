@@ -157,7 +157,10 @@ async fn collect<'a>(body: Body, room: &'a Semaphore, deadline: Instant) -> Resu
             Ok(Some(Ok(chunk))) if bytes.len() + chunk.len() <= MOST_BYTES => chunk,
             Ok(Some(Ok(_))) => return refuse(&bytes, format!("the AdmissionReview is larger than {} MiB", MOST_BYTES >> 20)),
             Ok(Some(Err(_))) => return refuse(&bytes, "the AdmissionReview broke off".to_owned()),
-            Err(_) => return refuse(&bytes, "the AdmissionReview did not arrive in time".to_owned()),
+            Err(_) => {
+                let why = "the AdmissionReview did not arrive in time: try again shortly";
+                return Err(Box::new(Response::later(review::uid_of(&bytes).unwrap_or_default(), why.to_owned(), 2)));
+            }
         };
         bytes.add(chunk);
         let more = bytes.len().div_ceil(UNIT) - taken.as_ref().map_or(0, SemaphorePermit::num_permits);
@@ -271,7 +274,7 @@ mod tests {
         let room = Semaphore::new(1);
         let begun = Instant::now();
         let response = collect(never, &room, begun + BODY_PATIENCE).await.unwrap_err();
-        assert_eq!(response.status.unwrap().message, "the AdmissionReview did not arrive in time");
+        assert_eq!(response.status.unwrap().message, "the AdmissionReview did not arrive in time: try again shortly");
         assert_eq!((begun.elapsed(), room.available_permits()), (BODY_PATIENCE, 1));
     }
 }

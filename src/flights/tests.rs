@@ -74,9 +74,10 @@ async fn shares_and_bounds_hold_and_are_given_back() {
     flights.launch("4", ticket("b"), || slow(5, 4));
     flights.launch("5", ticket("c"), || slow(5, 5));
     assert_eq!(flights.get("6", ticket("d"), within(9), || slow(1, 6)).await, Err(NotYet::Full), "this destination has enough");
-    let elsewhere = Ticket { asker: "greedy", destination: "another" };
-    assert_eq!(flights.get("7", elsewhere, within(0), || slow(5, 7)).await, Err(NotYet::Deadline), "and another is not kept from it");
-    flights.launch("8", elsewhere, || slow(5, 8));
+    let elsewhere = |asker| Ticket { asker, destination: "another" };
+    assert_eq!(flights.get("7", elsewhere("greedy"), within(9), || slow(1, 7)).await, Err(NotYet::Share), "half of what others leave");
+    assert_eq!(flights.get("7", elsewhere("d"), within(0), || slow(5, 7)).await, Err(NotYet::Deadline), "and another is not kept from it");
+    flights.launch("8", elsewhere("f"), || slow(5, 8));
     let third = Ticket { asker: "e", destination: "third" };
     assert_eq!(flights.get("9", third, within(9), || slow(1, 9)).await, Err(NotYet::Full), "in all");
     assert_eq!(flights.get("1", ticket("d"), within(9), || slow(1, 9)).await, Ok(1), "joining costs nothing");
@@ -84,7 +85,7 @@ async fn shares_and_bounds_hold_and_are_given_back() {
     assert_eq!(flights.aloft(), 0);
     assert_eq!(flights.get("3", ticket("greedy"), within(9), || slow(1, 3)).await, Ok(3));
     let table = flights.table.lock();
-    assert!(table.shares.is_empty() && table.destinations.is_empty());
+    assert!(table.shares.is_empty() && table.destinations.is_empty() && table.askers.is_empty());
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,20 +1,19 @@
 //! Asks registries, within their lines, and finds out what an end without an answer means.
 
 use std::{
-    cell::RefCell,
-    collections::HashMap,
     hash::{BuildHasher as _, RandomState},
     sync::Arc,
     time::Duration,
 };
 
+use futures::{StreamExt as _, stream::FuturesUnordered};
 use jiff::Timestamp;
 use tokio::{sync::watch, time::Instant};
 
 use super::{
     Access, BOUNDS, Lives,
     health::{FIRST_LOOK, Health, LAST_LOOK},
-    keys::{JudgeKey, ProbeKey, ResolveKey},
+    keys::{JudgeKey, ProbeKey, ResolveKey, place},
     sources::Sources,
     suffices,
     tags::Tags,
@@ -37,6 +36,8 @@ use crate::{
 
 /// How long a probe's finding counts as evidence.
 const EVIDENCE: Duration = Duration::from_secs(2);
+/// How long a judgement waits for its being written down.
+const WRITING: Duration = Duration::from_secs(1);
 /// The least time that a probe has.
 const SHORTEST_PROBE: Duration = Duration::from_millis(500);
 
@@ -75,6 +76,39 @@ pub(super) fn endpoint(host: &str, registry: Option<&Arc<RegistryEntry>>) -> Res
     }
 }
 
+/// What the health of a registry is looked into for: whose question about what it did not answer.
+#[derive(Clone, Debug)]
+struct About {
+    registry: Arc<str>,
+    endpoint: Endpoint,
+    access: Access,
+    health: Arc<Health>,
+    namespace: Arc<str>,
+    repository: Arc<str>,
+}
+
+impl About {
+    fn of(context: &Context<'_>, registry: &RegistryEntry, health: Arc<Health>) -> Self {
+        Self {
+            registry: registry.name.as_str().into(),
+            endpoint: context.endpoint.clone(),
+            access: context.access.clone(),
+            health,
+            namespace: context.namespace.into(),
+            repository: context.repository.into(),
+        }
+    }
+
+    fn key(&self) -> ProbeKey {
+        ProbeKey::Well(self.registry.clone(), self.namespace.clone())
+    }
+
+    /// Probes are nobody's share.
+    fn ticket(&self) -> Ticket<'_> {
+        Ticket { asker: "", destination: &self.registry }
+    }
+}
+
 impl Parts {
     pub(super) fn new(client: Arc<RegistryClient>, index: SharedIndex, writer: Option<Writer>, metrics: Metrics, lives: Lives) -> Self {
         Self {
@@ -103,7 +137,9 @@ impl Parts {
     ) -> Found<Outcome<Digest>> {
         let outcome = self.ask_digest(&key.image, registry.as_ref(), &access, &namespace).await;
         self.metrics.questions.get_or_create(&QuestionLabels { question: Asked::Resolve, outcome: outcome.kind() }).inc();
-        if let Outcome::Found(digest) = &outcome {
+        if let Outcome::Found(digest) = &outcome
+            && self.place_of(key.image.registry(), key.image.repository()) == key.place
+        {
             self.tags.resolved(&key.image, &access, digest);
         }
         self.found(outcome, self.lives.tag)
@@ -148,14 +184,28 @@ impl Parts {
         self.metrics.questions.get_or_create(&QuestionLabels { question: Asked::Judge, outcome: outcome.kind() }).inc();
         let outcome = match outcome.found() {
             Ok(Seen::Pending(why)) => Outcome::Pending(why),
+            Ok(Seen::State(_)) if self.place_of(key.subject.registry(), key.subject.repository()) != key.place => {
+                // Somebody else answered than whom the Registry object names by now.
+                Outcome::Busy(Busy { cause: BusyCause::Deadline, retry_after: Duration::from_secs(1) })
+            }
             Ok(Seen::State(observation)) if key.record => {
                 let unwritten = self.unwritten(&key.subject, &observation);
-                Outcome::Found(self.record(&key.subject, observation, &namespace).await.unwrap_or(unwritten))
+                let (parts, subject) = (self.clone(), key.subject.clone());
+                let writing = tokio::spawn(async move { parts.record(&subject, observation, &namespace).await });
+                // An API server that is slow or wants to be left alone keeps nobody from what the registry has said.
+                match tokio::time::timeout(WRITING, writing).await {
+                    Ok(Ok(Ok(written))) => Outcome::Found(written),
+                    _ => Outcome::Found(unwritten),
+                }
             }
             Ok(Seen::State(observation)) => Outcome::Found(self.unwritten(&key.subject, &observation)),
             Err(end) => end,
         };
         self.found(outcome, self.lives.facts)
+    }
+
+    fn place_of(&self, host: &str, repository: &str) -> u64 {
+        place(self.index.read().rules().registry_for(host, repository))
     }
 
     /// What is written of an image meanwhile, by another replica, say, if that is enough to judge it by.
@@ -187,8 +237,8 @@ impl Parts {
                 keeper.observe(Question { client: &client, endpoint, credentials, subject, adopted, now }).await
             })
             .await;
-        if matches!(outcome, Outcome::Found(_)) && registry.is_some() && access.own {
-            self.sources.health(&endpoint).answered(namespace, subject.repository(), subject.digest());
+        if let Some(registry) = registry.filter(|_| matches!(outcome, Outcome::Found(_)) && access.own) {
+            self.sources.health(&registry.name, &endpoint).answered(namespace, subject.repository(), subject.digest());
         }
         outcome
     }
@@ -200,7 +250,7 @@ impl Parts {
         match writer.record(subject, &seen, namespace).await {
             Ok(object) => {
                 let written = Known::read(&object, Timestamp::now()).map(|(_, known)| known.facts);
-                self.index.write().apply_image(&object, Timestamp::now());
+                self.index.write().apply_written(&object, Timestamp::now());
                 Ok(written.unwrap_or_else(|| Arc::new(seen.facts)))
             }
             Err(error) => {
@@ -244,21 +294,36 @@ impl Parts {
         pass: impl FnOnce(Pass) -> Pass,
         question: impl AsyncFnOnce(RegistryClient) -> Result<T, Failure>,
     ) -> Outcome<T> {
-        if let Some(outage) = context.registry.and_then(|_| self.sources.health(context.endpoint).out()) {
+        let health = context.registry.map(|registry| self.sources.health(&registry.name, context.endpoint));
+        if let Some(outage) = health.as_ref().and_then(|health| health.out()) {
             return Outcome::Unavailable(outage);
         }
         let line = self.sources.line(&context.endpoint.host, context.registry.map(AsRef::as_ref));
-        let (parts, endpoint, listed) = (self.clone(), context.endpoint.clone(), context.registry.is_some());
+        let (parts, about) =
+            (self.clone(), context.registry.zip(health.clone()).map(|(registry, health)| About::of(context, registry, health)));
         let slow = move || {
-            if listed {
-                let key = ProbeKey::Alive(endpoint.base.as_str().into());
-                parts.probes.launch(key, ticket(&endpoint), || parts.clone().probe(endpoint.clone()));
+            if let Some(about) = about {
+                let probe = || parts.clone().probe(about.clone());
+                parts.probes.launch(about.key(), about.ticket(), probe);
             }
         };
-        let pass = pass(Pass::new(line, context.class, context.namespace, context.endpoint.timeout, slow));
-        match question(self.client.within(pass)).await {
-            Ok(value) => Outcome::Found(value),
-            Err(failure) => self.meaning(context, failure).await,
+        let mut pass = pass(Pass::new(line, context.class, context.namespace, context.endpoint.timeout, slow));
+        if let Some(health) = &health {
+            pass = pass.interrupted_by(health.watch());
+        }
+        match (question(self.client.within(pass)).await, health) {
+            (Ok(value), health) => {
+                if let Some((registry, health)) = context.registry.zip(health).filter(|(_, health)| health.out().is_some()) {
+                    self.well_again(&registry.name, &health);
+                }
+                Outcome::Found(value)
+            }
+            (Err(Failure::Outage(outage)), Some(health)) => match health.out() {
+                // Somebody else has found it out meanwhile.
+                Some(outage) => Outcome::Unavailable(outage),
+                None => self.outage(context, outage).await,
+            },
+            (Err(failure), _) => self.meaning(context, failure).await,
         }
     }
 
@@ -289,98 +354,98 @@ impl Parts {
     }
 
     async fn outage<T>(self: &Arc<Self>, context: &Context<'_>, outage: Outage) -> Outcome<T> {
-        if context.registry.is_none() {
+        let Some(registry) = context.registry else {
             // Its author may own it: no finding about it opens anything, so none is sought.
             return Outcome::Busy(Busy { cause: BusyCause::Unlisted, retry_after: Duration::from_secs(5) });
-        }
-        let health = self.sources.health(context.endpoint);
+        };
         let deadline = Instant::now() + context.endpoint.timeout;
-        let probe = || self.clone().probe(context.endpoint.clone());
-        let key = ProbeKey::Alive(context.endpoint.base.as_str().into());
-        match self.probes.get(key, ticket(context.endpoint), deadline, probe).await {
+        let about = About::of(context, registry, self.sources.health(&registry.name, context.endpoint));
+        let probe = || self.clone().probe(about.clone());
+        match self.probes.get(about.key(), about.ticket(), deadline, probe).await {
             Ok(false) => {}
-            Ok(true) if self.answers_about_others(context, &health, Some((context.namespace, context.repository))).await => {
-                return Outcome::Pending(format!("the registry is well, but did not answer about this image ({})", outage.message));
+            Ok(true) => {
+                let message = outage.message;
+                return Outcome::Pending(format!("the registry is well, but did not answer about this image ({message})"));
             }
-            Ok(true) => {}
             Err(why) => return super::busy(why),
         }
-        self.found_out(context.endpoint, context.access, &outage);
+        self.found_out(&about, &outage);
         Outcome::Unavailable(outage)
     }
 
+    /// The operator's regular look at a registry ended in an outage: it counts as one only with the evidence that every other has to have.
+    pub(super) async fn suspect(self: &Arc<Self>, registry: &Arc<RegistryEntry>, endpoint: &Endpoint, access: &Access, outage: &Outage) {
+        let context = Context { registry: Some(registry), endpoint, access, repository: "", class: Class::Polling, namespace: "" };
+        let _found: Outcome<()> = self.outage(&context, outage.clone()).await;
+    }
+
     /// A registry is out, by evidence about itself.
-    pub(super) fn found_out(self: &Arc<Self>, endpoint: &Endpoint, access: &Access, outage: &Outage) {
-        let health = self.sources.health(endpoint);
-        if health.found_out(outage) {
-            tracing::warn!(registry = endpoint.host, outage = outage.message, "a registry is out");
-            tokio::spawn(self.clone().await_recovery(endpoint.clone(), access.clone(), health));
+    fn found_out(self: &Arc<Self>, about: &About, outage: &Outage) {
+        if about.health.found_out(outage) {
+            tracing::warn!(registry = &*about.registry, host = about.endpoint.host, outage = outage.message, "a registry is out");
+            tokio::spawn(self.clone().await_recovery(about.clone()));
         }
     }
 
-    /// Whether a registry that is alive also answers about images: its storage may be out while its front door is not. Asked of what it
-    /// answered other namespaces about before, in other repositories than the one in question: whoever chose that one has not chosen these.
-    async fn answers_about_others(&self, context: &Context<'_>, health: &Health, besides: Option<(&str, &str)>) -> bool {
-        // Without anything to ask about there is no evidence of an outage.
-        let Some(canaries) = health.canaries(besides).filter(|_| context.access.own) else { return true };
-        let mut endpoint = context.endpoint.clone();
-        endpoint.timeout = probe_time(&endpoint);
-        let ask = canaries.iter().map(|canary| {
-            let client = self.client.within(Pass::free(endpoint.timeout));
-            let (endpoint, credentials) = (&endpoint, &context.access.credentials);
-            async move { client.resolve(endpoint, credentials, &canary.repository, TagOrDigest::Digest(&canary.digest)).await }
-        });
-        futures::future::join_all(ask).await.iter().any(|end| !matches!(end, Err(Failure::Outage(_))))
-    }
-
-    /// Whether the registry answers anything at all.
-    async fn probe(self: Arc<Self>, mut endpoint: Endpoint) -> Found<bool> {
+    /// Whether a registry is well, as far as there is evidence that the author of one image cannot make: it answers about some of the images
+    /// that other namespaces asked for, in other repositories. Its storage may be out while its front door is not, and the other way round.
+    /// Where there are too few such images, whether it answers anything at all.
+    async fn is_well(&self, about: &About, besides: Option<(&str, &str)>) -> bool {
+        let mut endpoint = about.endpoint.clone();
         // The evidence must be there before the first review's patience ends.
         endpoint.timeout = probe_time(&endpoint);
-        let alive = !matches!(self.client.within(Pass::free(endpoint.timeout)).ping(&endpoint).await, Err(Failure::Outage(_)));
-        let outcome = if alive { OutcomeKind::Found } else { OutcomeKind::Unavailable };
+        let Some(canaries) = about.health.canaries(besides).filter(|_| about.access.own) else {
+            return !matches!(self.client.within(Pass::free(endpoint.timeout)).ping(&endpoint).await, Err(Failure::Outage(_)));
+        };
+        let ask = canaries.iter().map(|canary| {
+            let client = self.client.within(Pass::free(endpoint.timeout));
+            let (endpoint, credentials) = (&endpoint, &about.access.credentials);
+            async move { client.resolve(endpoint, credentials, &canary.repository, TagOrDigest::Digest(&canary.digest)).await }
+        });
+        let mut asked: FuturesUnordered<_> = ask.collect();
+        while let Some(end) = asked.next().await {
+            // One answer is enough.
+            if !matches!(end, Err(Failure::Outage(_))) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Looks whether it is well, for whoever's question was not answered.
+    async fn probe(self: Arc<Self>, about: About) -> Found<bool> {
+        let well = self.is_well(&about, Some((&about.namespace, &about.repository))).await;
+        let outcome = if well { OutcomeKind::Found } else { OutcomeKind::Unavailable };
         self.metrics.questions.get_or_create(&QuestionLabels { question: Asked::Probe, outcome }).inc();
-        Found { value: alive, fresh_for: EVIDENCE }
+        Found { value: well, fresh_for: EVIDENCE }
     }
 
     /// Looks for the end of an outage, and then forgets what was answered while it lasted.
-    async fn await_recovery(self: Arc<Self>, endpoint: Endpoint, access: Access, health: Arc<Health>) {
+    async fn await_recovery(self: Arc<Self>, about: About) {
         let mut wait = FIRST_LOOK;
-        loop {
+        while about.health.out().is_some() {
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(LAST_LOOK);
-            let named = self.index.read().rules().names_host(&endpoint.host);
-            if !named {
-                // Nobody asks any more. Whoever names it again begins anew.
-                break;
+            let rules = self.index.read().rules();
+            let now = rules.registries.get(&*about.registry).and_then(|registry| endpoint(&about.endpoint.host, Some(registry)).ok());
+            if now.is_none_or(|now| now.base != about.endpoint.base) {
+                // Nobody asks there any more. Whoever names it again begins anew.
+                self.sources.forget(&about.registry, &about.endpoint);
+                return;
             }
-            if !self.clone().probe(endpoint.clone()).await.value {
-                continue;
-            }
-            let context =
-                Context { registry: None, endpoint: &endpoint, access: &access, repository: "", class: Class::Retry, namespace: "" };
-            if self.answers_about_others(&context, &health, None).await {
-                break;
+            if self.is_well(&about, None).await {
+                self.well_again(&about.registry, &about.health);
             }
         }
-        self.well_again(&endpoint, &health);
     }
 
     /// A registry answers, by whatever sign.
-    fn well_again(&self, endpoint: &Endpoint, health: &Health) {
+    fn well_again(&self, registry: &str, health: &Health) {
         if health.found_well() {
-            tracing::info!(registry = endpoint.host, "a registry is well again");
-            let base: Arc<str> = endpoint.base.as_str().into();
-            self.probes.forget(|key, _| matches!(key, ProbeKey::Alive(of) | ProbeKey::Refuses(of, _) if *of == base));
-            // Several hosts, even of several Registries, may be reached at one place.
+            tracing::info!(registry, "a registry is well again");
+            self.probes.forget(|key, _| key.is_of(registry));
             let rules = self.index.read().rules();
-            let places: RefCell<HashMap<(String, Option<String>), bool>> = RefCell::default();
-            let there = |host: &str, repository: &str| {
-                let registry = rules.registry_for(host, repository);
-                let name = (host.to_owned(), registry.map(|registry| registry.name.clone()));
-                let same = || self::endpoint(host, registry).is_ok_and(|other| other.base == endpoint.base);
-                *places.borrow_mut().entry(name).or_insert_with(same)
-            };
+            let there = |host: &str, repository: &str| rules.registry_for(host, repository).is_some_and(|found| found.name == registry);
             self.resolves.forget(|key, end| !matches!(end, Outcome::Found(_)) && there(key.image.registry(), key.image.repository()));
             self.judges.forget(|key, end| !matches!(end, Outcome::Found(_)) && there(key.subject.registry(), key.subject.repository()));
             self.recovered.send_modify(|count| *count += 1);
@@ -389,7 +454,8 @@ impl Parts {
 
     /// Whether the registry refuses these credentials for everything and not only for one path, which a pod's author may choose.
     async fn refuses_everything(self: &Arc<Self>, context: &Context<'_>) -> bool {
-        let key = ProbeKey::Refuses(context.endpoint.base.as_str().into(), context.access.identity);
+        let name = context.registry.map_or(super::UNLISTED, |registry| &registry.name);
+        let key = ProbeKey::Refuses(name.into(), context.access.identity);
         let deadline = Instant::now() + context.endpoint.timeout;
         let (parts, endpoint, credentials) = (self.clone(), context.endpoint.clone(), context.access.credentials.clone());
         let ask = || async move {

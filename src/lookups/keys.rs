@@ -6,6 +6,7 @@ use crate::{
     facts::{Child, Facts, Manifest, Outcome},
     flights::Weigh,
     image::{Digest, Reference, Subject},
+    policy::RegistryEntry,
     registry::CredentialIdentity,
 };
 
@@ -16,6 +17,13 @@ use super::Access;
 pub(super) struct ResolveKey {
     pub(super) image: Reference,
     pub(super) access: CredentialIdentity,
+    /// Where it is asked, as [`place`] has it.
+    pub(super) place: u64,
+}
+
+/// What a Registry object says of who is asked: answers of before a change of that are none after it.
+pub(super) fn place(registry: Option<&Arc<RegistryEntry>>) -> u64 {
+    registry.map_or(0, |registry| registry.place)
 }
 
 /// The facts about a digest, for whoever shows this.
@@ -23,15 +31,17 @@ pub(super) struct ResolveKey {
 pub(super) struct JudgeKey {
     pub(super) subject: Subject,
     pub(super) access: CredentialIdentity,
+    /// Where it is asked, as [`place`] has it.
+    pub(super) place: u64,
     /// Whether what is found is written down: a dry run must not be answered for by one that writes, nor the other way round.
     pub(super) record: bool,
 }
 
-/// Whether a registry is well.
+/// Whether a registry is well, by the Registry object's name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum ProbeKey {
-    /// Whether it answers anything, by where it is spoken to.
-    Alive(Arc<str>),
+    /// Whether it answers about what others than this namespace asked for.
+    Well(Arc<str>, Arc<str>),
     /// Whether it refuses these for everything.
     Refuses(Arc<str>, CredentialIdentity),
 }
@@ -81,10 +91,19 @@ impl Weigh for JudgeKey {
     }
 }
 
+impl ProbeKey {
+    pub(super) fn is_of(&self, registry: &str) -> bool {
+        let (Self::Well(of, _) | Self::Refuses(of, _)) = self;
+        **of == *registry
+    }
+}
+
 impl Weigh for ProbeKey {
     fn weight(&self) -> usize {
-        let (Self::Alive(base) | Self::Refuses(base, _)) = self;
-        base.len()
+        match self {
+            Self::Refuses(registry, _) => registry.len(),
+            Self::Well(registry, namespace) => registry.len() + namespace.len(),
+        }
     }
 }
 

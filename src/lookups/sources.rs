@@ -16,8 +16,8 @@ const UNLISTED: (u32, u32) = (20, 4);
 #[derive(Debug, Default)]
 pub(super) struct Sources {
     lines: Mutex<Lines>,
-    /// By where it is spoken to; only of Registry objects.
-    healths: Mutex<HashMap<String, Arc<Health>>>,
+    /// By the Registry object's name and where it is spoken to: of two objects for one host, one may be a proxy whose upstream is down.
+    healths: Mutex<HashMap<(String, String), Arc<Health>>>,
 }
 
 #[derive(Debug, Default)]
@@ -55,8 +55,13 @@ impl Sources {
     }
 
     /// The health of a registry that a Registry object names.
-    pub(super) fn health(&self, endpoint: &Endpoint) -> Arc<Health> {
-        self.healths.lock().entry(endpoint.base.to_string()).or_default().clone()
+    pub(super) fn health(&self, registry: &str, endpoint: &Endpoint) -> Arc<Health> {
+        self.healths.lock().entry((registry.to_owned(), endpoint.base.to_string())).or_default().clone()
+    }
+
+    /// Nobody speaks to it there any more.
+    pub(super) fn forget(&self, registry: &str, endpoint: &Endpoint) {
+        self.healths.lock().remove(&(registry.to_owned(), endpoint.base.to_string()));
     }
 
     /// How many registries are out.
@@ -67,5 +72,6 @@ impl Sources {
     /// Forgets registries that are gone.
     pub(super) fn keep(&self, exists: impl Fn(&str) -> bool) {
         self.lines.lock().listed.retain(|name, _| exists(name));
+        self.healths.lock().retain(|(name, _), _| exists(name));
     }
 }

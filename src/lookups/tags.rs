@@ -86,7 +86,7 @@ impl Parts {
         tokio::spawn(async move {
             let noted = writer.change(&name, |object| crate::history::tagged(object, image.tag().unwrap_or_default(), now)).await;
             match noted {
-                Ok(Some(object)) => drop(parts.index.write().apply_image(&object, now)),
+                Ok(Some(object)) => drop(parts.index.write().apply_written(&object, now)),
                 Ok(None) => {}
                 // It is said again when somebody asks again.
                 Err(error) => tracing::debug!(%image, %error, "what a tag stands for was not written"),

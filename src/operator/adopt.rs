@@ -228,7 +228,7 @@ async fn adopt(term: &Term, subject: &Subject, manifest: Manifest, namespace: &s
     };
     match term.operator.writer.adopt(subject, &Observation { facts, weight: Weight::First }, namespace).await {
         Ok(object) => {
-            term.operator.index.write().apply_image(&object, now);
+            term.operator.index.write().apply_written(&object, now);
             if object.status.is_some_and(|status| status.state == State::Released) { End::Adopted } else { End::Known }
         }
         Err(error) => failed(subject, &error),

@@ -3,11 +3,11 @@
 use std::{fmt, time::Duration};
 
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 use super::{Failure, transport::outage};
 use crate::{
-    facts::{Busy, BusyCause, OutageKind},
+    facts::{Busy, BusyCause, Outage, OutageKind},
     line::{Class, Line, Turn},
 };
 
@@ -23,6 +23,8 @@ pub struct Pass {
     /// What it may take in all.
     whole: Duration,
     clock: Mutex<Clock>,
+    /// Tells when the registry is found to be out.
+    out: Option<watch::Receiver<Option<Outage>>>,
     /// Whether somebody else has found out meanwhile.
     needless: Option<Box<dyn Fn() -> bool + Send + Sync>>,
     /// Called once, when half of the time is over and there is no answer.
@@ -58,13 +60,19 @@ impl Pass {
     #[must_use]
     pub fn free(whole: Duration) -> Self {
         let clock = Clock { sending: 0, since: Instant::now(), spent: Duration::ZERO };
-        Self { line: None, whole, clock: Mutex::new(clock), needless: None, slow: Mutex::default() }
+        Self { line: None, whole, clock: Mutex::new(clock), out: None, needless: None, slow: Mutex::default() }
     }
 
     /// Asks, when its turn has come, whether there is still something to find out.
     #[must_use]
     pub fn unless(self, needless: impl Fn() -> bool + Send + Sync + 'static) -> Self {
         Self { needless: Some(Box::new(needless)), ..self }
+    }
+
+    /// Waits in line no longer when the registry is found to be out.
+    #[must_use]
+    pub fn interrupted_by(self, out: watch::Receiver<Option<Outage>>) -> Self {
+        Self { out: Some(out), ..self }
     }
 
     /// It waits behind nobody.
@@ -75,7 +83,20 @@ impl Pass {
     /// Waits for a turn.
     pub(super) async fn turn(&self) -> Result<Option<Turn>, Failure> {
         let Some((line, class, namespace)) = &self.line else { return Ok(None) };
-        let turn = line.turn(*class, namespace, LONGEST_WAIT).await.map_err(Failure::Held)?;
+        let found_out = async {
+            if let Some(mut out) = self.out.clone()
+                && let Ok(out) = out.wait_for(Option::is_some).await
+                && let Some(outage) = &*out
+            {
+                return outage.clone();
+            }
+            std::future::pending().await
+        };
+        let turn = tokio::select! {
+            biased;
+            outage = found_out => return Err(Failure::Outage(outage)),
+            turn = line.turn(*class, namespace, LONGEST_WAIT) => turn.map_err(Failure::Held)?,
+        };
         if self.needless.as_ref().is_some_and(|needless| needless()) {
             turn.pass_on();
             return Err(Failure::Held(Busy { cause: BusyCause::Limit, retry_after: Duration::ZERO }));

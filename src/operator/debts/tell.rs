@@ -54,12 +54,19 @@ pub(super) async fn run(term: Term, mut told: mpsc::Receiver<Told>) {
 }
 
 /// Who made a ReplicaSet or a Job; anything else is a workload itself.
-async fn workload(client: &Client, namespace: &str, owner: &Arc<Owner>, known: &mut Memory<String, Arc<Owner>>) -> Arc<Owner> {
+async fn workload(
+    client: &Client,
+    namespace: &str,
+    owner: &Arc<Owner>,
+    known: &mut Memory<(String, Arc<Owner>), Arc<Owner>>,
+) -> Arc<Owner> {
     let (group, version) = owner.api_version.split_once('/').unwrap_or(("", &owner.api_version));
     if !matches!((group, owner.kind.as_str()), ("apps", "ReplicaSet") | ("batch", "Job")) {
         return owner.clone();
     }
-    if let Some(known) = known.get(&owner.uid) {
+    // By all that the pod says, and where: it may say anything.
+    let key = (namespace.to_owned(), owner.clone());
+    if let Some(known) = known.get(&key) {
         return known.clone();
     }
     let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &owner.kind));
@@ -76,7 +83,7 @@ async fn workload(client: &Client, namespace: &str, owner: &Arc<Owner>, known: &
         || owner.clone(),
         |maker| Arc::new(Owner { api_version: maker.api_version, kind: maker.kind, name: maker.name, uid: maker.uid }),
     );
-    known.insert(owner.uid.clone(), workload.clone());
+    known.insert(key, workload.clone());
     workload
 }
 

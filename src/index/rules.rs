@@ -1,0 +1,78 @@
+//! What people wrote, as one consistent set.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
+
+use crate::{
+    facts::Manifest,
+    image::{Digest, Reference},
+    policy::{Policy, RegistryEntry, Waiver},
+    verdict::Sight,
+};
+
+/// What people wrote, made ready.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    /// Policies by name.
+    pub policies: BTreeMap<String, Arc<Policy>>,
+    /// Registries by name.
+    pub registries: BTreeMap<String, Arc<RegistryEntry>>,
+    /// Waivers by name.
+    pub waivers: BTreeMap<String, Arc<Waiver>>,
+    by_host: HashMap<String, Vec<Arc<RegistryEntry>>>,
+    /// By any policy.
+    denied: HashSet<Digest>,
+}
+
+impl Rules {
+    /// Whether some policy denies the digest of an image, that of one inside it, or that of its configuration.
+    #[must_use]
+    pub fn denies(&self, sight: &Sight) -> bool {
+        let denied = |digest: &Digest| self.denied.contains(digest);
+        let inside = |manifest: &Manifest| {
+            manifest.config.as_ref().is_some_and(denied) || manifest.children.iter().any(|child| denied(&child.digest))
+        };
+        !self.denied.is_empty()
+            && (sight.subject.as_ref().is_some_and(|subject| denied(subject.digest()))
+                || sight.facts().is_some_and(|facts| inside(&facts.manifest)))
+    }
+
+    pub(super) fn collect_denied(&mut self) {
+        self.denied = self.policies.values().flat_map(|policy| policy.denied_digests()).cloned().collect();
+    }
+
+    /// The Registry that speaks of this image; the first by name where several do.
+    #[must_use]
+    pub fn registry_of(&self, image: &Reference) -> Option<&Arc<RegistryEntry>> {
+        self.registry_for(image.registry(), image.repository())
+    }
+
+    /// The Registry that speaks of this host and repository; the first by name where several do.
+    #[must_use]
+    pub fn registry_for(&self, host: &str, repository: &str) -> Option<&Arc<RegistryEntry>> {
+        self.by_host.get(host)?.iter().find(|entry| entry.covers(repository))
+    }
+
+    /// Whether some Registry names this host.
+    #[must_use]
+    pub fn names_host(&self, host: &str) -> bool {
+        self.by_host.contains_key(host)
+    }
+
+    /// The Registries that name this host.
+    #[must_use]
+    pub fn registries_at(&self, host: &str) -> &[Arc<RegistryEntry>] {
+        self.by_host.get(host).map_or(&[], Vec::as_slice)
+    }
+
+    pub(super) fn rehost(&mut self) {
+        self.by_host.clear();
+        for entry in self.registries.values() {
+            for host in &entry.hosts {
+                self.by_host.entry(host.clone()).or_default().push(entry.clone());
+            }
+        }
+    }
+}
