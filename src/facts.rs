@@ -95,6 +95,24 @@ pub struct Block {
     pub message: String,
 }
 
+impl Block {
+    /// The same as something known, for a time when the registry does not answer.
+    #[must_use]
+    pub fn facts(&self, provider: Provider) -> Facts {
+        let now = Timestamp::now();
+        Facts {
+            state: State::Quarantined,
+            since: now,
+            by: "registry".to_owned(),
+            reason: format!("{} {}", self.code, self.message),
+            details: String::new(),
+            provider,
+            observed_at: now,
+            manifest: Manifest::default(),
+        }
+    }
+}
+
 /// Why a registry did not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OutageKind {

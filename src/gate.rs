@@ -16,14 +16,14 @@ use crate::{
     audit,
     facts::Outcome,
     image::Reference,
-    index::Rules,
+    index::{Known, Rules},
     judgement::{self, Answer, Considered, FieldPath, Judgement, Scope, Setting, Spoken},
     lookups::{Asker, Lookups, NoAccess},
     metrics::{Metrics, Phase, PhaseLabels, ReviewLabels},
     pod::{self, MOST_IMAGES, Named, Pod},
     policy::RegistryEntry,
     review::{Request, Response},
-    verdict::{Basis, Sight},
+    verdict::{Basis, Sight, Source},
     wallet::Wallet,
     watch::SharedIndex,
     writer::{CallError, bounded},
@@ -175,7 +175,9 @@ impl Gate {
             let index = self.index.read();
             for (_, sight) in sights.iter_mut() {
                 let known = sight.subject.as_ref().and_then(|subject| index.image(subject));
-                let known = known.filter(|known| known.facts.state.is_bad() && known.facts.observed_at >= begun);
+                // What the registry said in answer is not older than what was written before it was asked.
+                let newer = |known: &Known| sight.source == Source::Known || known.facts.observed_at >= begun;
+                let known = known.filter(|known| known.facts.state.is_bad() && newer(known));
                 if let Some(known) = known {
                     sight.outcome = Outcome::Found(known.facts.clone());
                 }

@@ -28,6 +28,7 @@ use self::{
     keys::{JudgeKey, ResolveKey, place},
 };
 use crate::{
+    api::Provider,
     facts::{Busy, BusyCause, Facts, Manifest, Outcome},
     flights::{Bounds, NotYet, Ticket},
     image::{Digest, Reference, Subject},
@@ -94,6 +95,23 @@ impl Lookups {
 
     /// What is at hand about an image now; asks for what is not, until the asker's deadline.
     pub async fn see(&self, image: &Reference, registry: Option<&Arc<RegistryEntry>>, asker: &Asker<'_>) -> Sight {
+        let mut sight = self.look(image, registry, asker).await;
+        let mut blocked = self.parts.blocked.lock();
+        match &sight.outcome {
+            Outcome::Blocked(block) if registry.is_some() => {
+                blocked.insert(image.clone(), Arc::new(block.facts(registry.map_or(Provider::None, |registry| registry.provider.into()))));
+            }
+            Outcome::Found(_) => blocked.remove(image),
+            Outcome::Pending(_) | Outcome::Unavailable(_) | Outcome::Unauthorized(_) if sight.last.is_none() => {
+                sight.last = blocked.get(image).map(|facts| (facts.clone(), facts.observed_at));
+            }
+            _ => {}
+        }
+        drop(blocked);
+        sight
+    }
+
+    async fn look(&self, image: &Reference, registry: Option<&Arc<RegistryEntry>>, asker: &Asker<'_>) -> Sight {
         let listed = registry.is_some();
         let sight =
             |subject, outcome, last, source, certain| Sight { subject, certain, outcome, last, source, listed, processor: asker.processor };

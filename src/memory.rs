@@ -36,6 +36,11 @@ impl<K: Eq + Hash + Clone, V> Memory<K, V> {
         self.entries.insert(key, (self.clock, value));
     }
 
+    /// Takes one out.
+    pub fn remove(&mut self, key: &K) {
+        self.entries.remove(key);
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -19,6 +19,8 @@ mod crds;
 mod force;
 #[path = "suite/fuzz.rs"]
 mod fuzz;
+#[path = "suite/meanwhile.rs"]
+mod meanwhile;
 #[path = "suite/quirks.rs"]
 mod quirks;
 #[path = "suite/race.rs"]

@@ -149,3 +149,26 @@ async fn many_questions_stay_within_the_bounds() {
     }
     assert!(large.kept().0 >= 10, "{:?}", large.kept());
 }
+
+/// With real threads: what lands just then is either forgotten or kept, and the question is answered again in any case.
+#[test]
+fn what_is_forgotten_while_it_lands_is_asked_again() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
+    let flights = Arc::new(Flights::<u32, u32>::new(Bounds { flights: 10_000, destination: 10_000, share: 10_000, ..BOUNDS }));
+    runtime.block_on(async {
+        let forgetful = flights.clone();
+        let forgets = tokio::task::spawn_blocking(move || (0..2_000).for_each(|_| forgetful.forget(|_, _| true)));
+        for key in 0..2_000 {
+            flights.launch(key, ticket("a"), || async { Found { value: 1, fresh_for: Duration::from_secs(60) } });
+        }
+        forgets.await.unwrap();
+        while flights.aloft() > 0 {
+            tokio::task::yield_now().await;
+        }
+        for key in 0..2_000 {
+            let fetch = || async { Found { value: 2, fresh_for: Duration::from_secs(60) } };
+            let answer = flights.get(key, ticket("a"), Instant::now() + Duration::from_secs(20), fetch).await;
+            assert!(matches!(answer, Ok(1 | 2)), "question {key}: {answer:?}");
+        }
+    });
+}

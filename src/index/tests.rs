@@ -95,3 +95,34 @@ fn a_hold_counts_at_once_by_whatever_name_it_is_written() {
     index.apply_image(&held, Timestamp::UNIX_EPOCH);
     assert!(index.image(&subject).is_none(), "nobody is let go before the registry has confirmed the image");
 }
+
+#[test]
+fn what_was_just_written_brings_back_neither_what_is_older_nor_what_is_gone() {
+    let version = |version: u32, state: &str| {
+        let mut object = object("one", &written(state));
+        object.metadata.uid = Some("u".to_owned());
+        object.metadata.resource_version = Some(version.to_string());
+        object
+    };
+    let now = Timestamp::UNIX_EPOCH;
+    let subject: Subject = version(1, "Released").spec.subject.parse().unwrap();
+    let state = |index: &Index| index.image(&subject).map(|known| known.facts.state);
+    let mut index = Index::default();
+    assert!(index.apply_image(&version(11, "Failed"), now));
+    assert!(!index.apply_written(&version(10, "Released"), now), "whoever read it before the watch brought the next");
+    assert!(!index.apply_image(&version(9, "Released"), now), "the watch comes late itself");
+    assert_eq!(state(&index), Some(State::Failed));
+    assert!(index.apply_written(&version(12, "Released"), now));
+    assert!(index.apply_image(&version(12, "Released"), now), "the watch has heard of it: whoever waits for that is told");
+    assert!(!index.apply_image(&version(12, "Released"), now));
+    assert_eq!(state(&index), Some(State::Released));
+    assert!(index.delete_image("one"));
+    assert!(!index.apply_written(&version(13, "Released"), now), "it is gone");
+    assert_eq!(state(&index), None);
+    let mut again = version(20, "Quarantined");
+    again.metadata.uid = Some("another".to_owned());
+    assert!(index.apply_written(&again, now));
+    assert_eq!((state(&index), index.bad(subject.digest()).count()), (Some(State::Quarantined), 1));
+    assert!(index.apply_image(&version(21, "Released"), now), "another uid is another object");
+    assert_eq!(index.bad(subject.digest()).count(), 0);
+}

@@ -8,6 +8,7 @@ use std::{
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 
 use super::{
@@ -16,7 +17,7 @@ use super::{
     keys::{JudgeKey, ProbeKey, ResolveKey, place},
     sources::Sources,
     suffices,
-    tags::Tags,
+    tags::{Tags, is_ours},
 };
 use crate::{
     api::{MAX_CHILDREN, QuarantineProvider},
@@ -26,6 +27,7 @@ use crate::{
     image::{Digest, Reference, Subject},
     index::Known,
     line::{Class, Line},
+    memory::Memory,
     metrics::{Asked, Metrics, QuestionLabels},
     policy::RegistryEntry,
     provider::{self, Question, Seen},
@@ -38,6 +40,10 @@ use crate::{
 const EVIDENCE: Duration = Duration::from_secs(2);
 /// How long a judgement waits for its being written down.
 const WRITING: Duration = Duration::from_secs(1);
+/// From one look at a registry's front door to the next.
+const BETWEEN_PINGS: Duration = Duration::from_millis(100);
+/// Images that registries were seen to block, remembered until they are seen to be let through.
+const MOST_BLOCKED: usize = 4_096;
 /// The least time that a probe has.
 const SHORTEST_PROBE: Duration = Duration::from_millis(500);
 
@@ -49,6 +55,8 @@ pub(super) struct Parts {
     pub(super) writer: Option<Writer>,
     pub(super) metrics: Metrics,
     pub(super) tags: Tags,
+    /// What registries blocked, in memory only: an outage opens none of it.
+    pub(super) blocked: Mutex<Memory<Reference, Arc<Facts>>>,
     pub(super) sources: Sources,
     pub(super) resolves: Flights<ResolveKey, Outcome<Digest>>,
     pub(super) judges: Flights<JudgeKey, Outcome<Arc<Facts>>>,
@@ -117,6 +125,7 @@ impl Parts {
             writer,
             metrics,
             tags: Tags::default(),
+            blocked: Mutex::new(Memory::new(MOST_BLOCKED)),
             sources: Sources::default(),
             resolves: Flights::new(BOUNDS),
             judges: Flights::new(BOUNDS),
@@ -237,7 +246,7 @@ impl Parts {
                 keeper.observe(Question { client: &client, endpoint, credentials, subject, adopted, now }).await
             })
             .await;
-        if let Some(registry) = registry.filter(|_| matches!(outcome, Outcome::Found(_)) && access.own) {
+        if let Some(registry) = registry.filter(|_| matches!(outcome, Outcome::Found(_)) && is_ours(access)) {
             self.sources.health(&registry.name, &endpoint).answered(namespace, subject.repository(), subject.digest());
         }
         outcome
@@ -394,8 +403,16 @@ impl Parts {
         let mut endpoint = about.endpoint.clone();
         // The evidence must be there before the first review's patience ends.
         endpoint.timeout = probe_time(&endpoint);
-        let Some(canaries) = about.health.canaries(besides).filter(|_| about.access.own) else {
-            return !matches!(self.client.within(Pass::free(endpoint.timeout)).ping(&endpoint).await, Err(Failure::Outage(_)));
+        let Some(canaries) = about.health.canaries(besides).filter(|_| is_ours(&about.access)) else {
+            // Twice: one answer in ten that is an error makes no outage.
+            endpoint.timeout /= 2;
+            for wait in [Duration::ZERO, BETWEEN_PINGS] {
+                tokio::time::sleep(wait).await;
+                if !matches!(self.client.within(Pass::free(endpoint.timeout)).ping(&endpoint).await, Err(Failure::Outage(_))) {
+                    return true;
+                }
+            }
+            return false;
         };
         let ask = canaries.iter().map(|canary| {
             let client = self.client.within(Pass::free(endpoint.timeout));

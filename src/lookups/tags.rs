@@ -97,6 +97,6 @@ impl Parts {
 }
 
 /// What Lazaretto itself may see, or everybody.
-fn is_ours(access: &Access) -> bool {
+pub(super) fn is_ours(access: &Access) -> bool {
     access.own || access.credentials.is_anonymous()
 }

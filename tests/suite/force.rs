@@ -153,6 +153,67 @@ async fn repositories_of_one_author_say_nothing_about_the_registry() {
     is_judged_in_turn(&modest(&world, &registry).await);
 }
 
+/// However many namespaces and repositories an author has: as long as the registry answers one other, it is well.
+#[tokio::test(start_paused = true)]
+async fn namespaces_of_one_author_say_nothing_about_the_registry() {
+    for door in [Some(("robot", "gull")), None] {
+        let registry = well().await;
+        let listed = Listed::new(&registry);
+        let world = World::new(open_for_outages())
+            .with(&door.map_or_else(|| listed.clone(), |(user, password)| listed.clone().shown(user, password)));
+        for namespace in ["other", "greedy-0", "greedy-1", "greedy-2", "greedy-3"] {
+            let image = format!("{}/{namespace}/app:1", registry.host());
+            registry.push_image(&format!("{namespace}/app"), "1", namespace);
+            world.ask_from(namespace, &image, PATIENCE).await.admits("Registry");
+        }
+        for number in 0..4 {
+            registry.quirk(format!("greedy-{number}/app").as_str(), Quirk::Hang);
+        }
+        for (number, image) in random_digests(&registry, "greedy-0/app")[..5].iter().enumerate() {
+            let answer = world.ask_from(&format!("greedy-{}", number % 4), image, PATIENCE).await;
+            answer.waits(5, "Registry", "not known yet: the registry is well, but did not answer about this image");
+        }
+        is_judged_in_turn(&modest(&world, &registry).await);
+    }
+}
+
+/// A front door that is broken says nothing as long as the storage behind it answers.
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_answers_about_images_is_well_though_its_front_door_is_broken() {
+    for fault in [Fault::Hang, Fault::Answer(503, Vec::new(), String::new())] {
+        let registry = well().await;
+        let world = World::new(open_for_outages()).with(&Listed::new(&registry).shown("robot", "gull"));
+        for namespace in ["one", "two"] {
+            let image = format!("{}/{namespace}/app:1", registry.host());
+            registry.push_image(&format!("{namespace}/app"), "1", namespace);
+            world.ask_from(namespace, &image, PATIENCE).await.admits("Registry");
+        }
+        registry.fault("/v2/", fault);
+        registry.fault("/manifests/", Fault::Header("x-well", "yes".to_owned()));
+        registry.fault("/greedy/app/", Fault::Hang);
+        let answer = world.ask_from("greedy", &random_digests(&registry, "greedy/app")[0], PATIENCE).await;
+        answer.waits(5, "Registry", "not known yet: the registry is well, but did not answer about this image");
+        is_judged_in_turn(&modest(&world, &registry).await);
+    }
+}
+
+/// An answer in ten that is an error is no outage.
+#[tokio::test(start_paused = true)]
+async fn errors_by_chance_are_no_outage() {
+    let count = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let before = move |_: &crate::support::registry::Recorded| {
+        let number = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        number.is_multiple_of(10).then(|| crate::support::registry::error(503, "UNAVAILABLE", "once in ten"))
+    };
+    let registry = FakeRegistry::builder().before(before).start().await;
+    let world = World::new(open_for_outages()).with(&Listed::new(&registry));
+    let mut admitted = 0;
+    for image in &random_digests(&registry, "greedy/app")[..500] {
+        admitted += usize::from(world.ask_from("greedy", image, PATIENCE).await.allowed);
+    }
+    assert_eq!(admitted, 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_path_that_is_forbidden_does_not_raise_the_alarm_about_credentials() {
     let basic = Access::Basic { user: "robot".into(), password: "gull".into() };

@@ -1,0 +1,139 @@
+//! What changes while a review waits, or between two reviews, and what an image is called elsewhere.
+
+use std::time::Duration;
+
+use lazaretto::{
+    api::{QuarantinePolicy, QuarantineProvider, QuarantineSpec, Registry, RegistrySpec},
+    image::Digest,
+};
+use serde_json::json;
+use tokio::time::sleep;
+
+use crate::support::{
+    registry::{FakeRegistry, Quirk},
+    world::{Listed, PATIENCE, World, open, open_for_outages, shut},
+};
+
+const SLOW: Duration = Duration::from_millis(4_900);
+
+fn kept_by(registry: &FakeRegistry, provider: QuarantineProvider) -> RegistrySpec {
+    RegistrySpec { quarantine: QuarantineSpec { provider, processor: None }, ..registry.spec() }
+}
+
+fn put(world: &World, spec: RegistrySpec) {
+    let mut object = Registry::new("corp", spec);
+    object.status = serde_json::from_value(json!({
+        "adoption": { "instant": "2026-01-01T00:00:00Z", "completed": "2026-01-01T00:01:00Z" },
+    }))
+    .unwrap();
+    assert!(world.index.write().apply_registry(&object));
+}
+
+fn deny(world: &World, digest: &Digest) {
+    let policy: QuarantinePolicy = serde_json::from_value(json!({
+        "apiVersion": "lazaretto.dev/v1alpha1", "kind": "QuarantinePolicy", "metadata": { "name": "all-images" },
+        "spec": {
+            "mode": "Enforce", "require": { "released": "Deny", "unmanaged": "Allow" },
+            "deny": [{ "digest": digest.to_string(), "reason": "a worm" }],
+        },
+    }))
+    .unwrap();
+    assert!(world.index.write().apply_policy(&policy));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_denied_while_a_review_waits_is_refused() {
+    let registry = FakeRegistry::start().await;
+    let world = World::new(shut()).with(&Listed::new(&registry));
+    let digest = registry.push_image("team/app", "1", "app");
+    registry.quirk("team/app", Quirk::Delay(SLOW / 2));
+    let image = format!("{}/team/app:1", registry.host());
+    let stop = async {
+        sleep(Duration::from_secs(1)).await;
+        deny(&world, &digest);
+    };
+    let (answer, ()) = tokio::join!(world.ask(&image), stop);
+    assert!(answer.message.contains("denied: a worm"), "{answer:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_of_before_is_none_when_another_keeps_the_flag() {
+    let registry = FakeRegistry::start().await;
+    let world = World::new(shut());
+    put(&world, kept_by(&registry, QuarantineProvider::None));
+    registry.push_image("team/app", "1", "app");
+    let image = format!("{}/team/app:1", registry.host());
+    world.ask(&image).await.admits("Registry");
+    put(&world, kept_by(&registry, QuarantineProvider::Managed));
+    world.ask(&image).await.refuses("in quarantine since ");
+
+    // Also where the question was on its way.
+    put(&world, kept_by(&registry, QuarantineProvider::None));
+    registry.push_image("team/slow", "1", "slow");
+    registry.quirk("team/slow", Quirk::Delay(SLOW / 2));
+    let image = format!("{}/team/slow:1", registry.host());
+    let change = async {
+        sleep(Duration::from_secs(1)).await;
+        put(&world, kept_by(&registry, QuarantineProvider::Managed));
+    };
+    let (answer, ()) = tokio::join!(world.ask(&image), change);
+    assert!(!answer.allowed, "{answer:?}");
+    world.ask(&image).await.refuses("in quarantine since ");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_of_another_place_is_none() {
+    let (old, new) = (FakeRegistry::start().await, FakeRegistry::start().await);
+    let world = World::new(shut());
+    let at = |registry: &FakeRegistry| RegistrySpec {
+        hosts: vec!["registry.corp".to_owned()],
+        endpoint: Some(registry.url()),
+        ..kept_by(registry, QuarantineProvider::None)
+    };
+    put(&world, at(&old));
+    let digest = old.push_image("team/app", "1", "app");
+    new.push_image("team/app", "1", "app");
+    new.quirk("team/app", Quirk::ForbiddenText);
+    let images = ["registry.corp/team/app:1".to_owned(), format!("registry.corp/team/app@{digest}")];
+    for image in &images {
+        world.ask(image).await.admits("Registry");
+    }
+    put(&world, at(&new));
+    for image in &images {
+        world.ask(image).await.refuses("the registry blocks it: QUARANTINED");
+    }
+}
+
+/// The same bytes by another host, in another repository, or inside an index: in an outage nobody can ask, and what they are is known.
+#[tokio::test(start_paused = true)]
+async fn known_bad_opens_under_no_other_name() {
+    let mut registry = FakeRegistry::start().await;
+    let (host, alias) = (registry.host(), registry.host().replace("127.0.0.1", "localhost"));
+    let world = World::new(open());
+    let spec = kept_by(&registry, QuarantineProvider::Managed);
+    put(&world, RegistrySpec { hosts: vec![host.clone(), alias.clone()], endpoint: Some(registry.url()), ..spec });
+    let digest = registry.push_image("team/app", "1", "bad");
+    world.write(&format!("{host}/team/app@{digest}"), "Failed", "Managed");
+    registry.close().await;
+    for name in [format!("{host}/team/app"), format!("{alias}/team/app"), format!("{host}/other/copy")] {
+        world.ask(&format!("{name}@{digest}")).await.refuses("found unfit since ");
+    }
+    world.ask(&format!("{host}/team/app@{}", Digest::of(b"unknown"))).await.admits("OpenUnavailable");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_registry_blocked_opens_in_no_outage() {
+    let mut registry = FakeRegistry::start().await;
+    let world = World::new(open_for_outages()).with(&Listed::new(&registry));
+    let digest = registry.push_image("team/app", "1", "app");
+    registry.quirk("team/app", Quirk::ForbiddenText);
+    let images = [":1".to_owned(), format!("@{digest}")].map(|version| format!("{}/team/app{version}", registry.host()));
+    for image in &images {
+        world.ask(image).await.refuses("the registry blocks it: QUARANTINED");
+    }
+    sleep(Duration::from_secs(10)).await;
+    registry.close().await;
+    for image in &images {
+        world.ask_from("another", image, PATIENCE).await.refuses("in quarantine since ");
+    }
+}
