@@ -204,8 +204,12 @@ impl Lookups {
             let registry = rules.registry_for(subject.registry(), subject.repository());
             index.image(subject).filter(|known| suffices(known, subject, registry, true))
         };
-        if let Some(known) = known {
-            self.parts.judges.land(&Outcome::Found(known.facts.clone()), self.parts.lives.facts, |key| key.subject == *subject);
+        let Some(known) = known else { return };
+        self.parts.judges.land(&Outcome::Found(known.facts.clone()), self.parts.lives.facts, |key| key.subject == *subject);
+        if known.facts.provider == Provider::AzureContainerRegistry && !known.facts.state.is_bad() {
+            // Such a registry hides the tags of what is in quarantine, and shows them from now on.
+            let same = |image: &Reference| (image.registry(), image.repository()) == (subject.registry(), subject.repository());
+            self.parts.resolves.forget(|key, end| !matches!(end, Outcome::Found(_)) && same(&key.image));
         }
     }
 
