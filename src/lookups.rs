@@ -134,9 +134,7 @@ impl Lookups {
         let last = known.or_else(|| self.bad_by_another_name(&subject, registry)).map(|known| last_look(&known, &subject, registry));
         let outcome = match (self.judge(&subject, registry, asker, Class::Admission).await, &last) {
             // What is written was seen later than an answer that is still remembered.
-            (Outcome::Found(facts), Some((written, _))) if written.observed_at > facts.observed_at && !facts.state.is_bad() => {
-                Outcome::Found(written.clone())
-            }
+            (Outcome::Found(facts), Some((written, _))) if written.observed_at > facts.observed_at => Outcome::Found(written.clone()),
             (outcome, _) => outcome,
         };
         self.note_tag(image, &subject, resolved_now, asker);
