@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::lab::Lab;
 use crate::lab::install::World;
 use crate::lab::registry::{Options, Registry};
+use crate::lab::replica::kill;
 use crate::lab::wait::{MOMENT, eventually};
 use crate::story::{image_status, policy, register, release};
 
@@ -95,10 +96,7 @@ async fn what_is_let_in_unjudged_is_settled_in_public_even_if_every_replica_died
         "{listed}"
     );
 
-    for replica in world.replicas.drain(..) {
-        replica.signal("KILL").await;
-        replica.exited(MOMENT).await;
-    }
+    kill(&mut world.replicas).await;
     registry.start_again().await;
     world.replicas = world.installation.replicas(&world.lab, 2).await;
     let lab = &world.lab;
@@ -208,10 +206,7 @@ async fn a_tag_that_was_known_to_be_bad_stays_refused_in_an_outage_though_every_
     })
     .await;
     registry.stop().await;
-    for replica in world.replicas.drain(..) {
-        replica.signal("KILL").await;
-        replica.exited(MOMENT).await;
-    }
+    kill(&mut world.replicas).await;
     world.replicas = world.installation.replicas(&world.lab, 2).await;
     let lab = &world.lab;
     crate::story::run(lab, &namespace, "unknown", &unknown).await.ok();

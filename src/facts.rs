@@ -45,6 +45,11 @@ pub struct Manifest {
 }
 
 impl Manifest {
+    /// What is inside: its configuration, and the images of an index.
+    pub fn digests(&self) -> impl Iterator<Item = &Digest> {
+        self.config.iter().chain(self.children.iter().map(|child| &child.digest))
+    }
+
     /// Nothing of it was read: a manifest that was has a configuration, and an index images.
     #[must_use]
     pub const fn is_unread(&self) -> bool {

@@ -18,6 +18,8 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 
+use crate::counts::Counts;
+
 /// An answer, and until when it may be handed out again.
 #[derive(Clone, Debug)]
 pub struct Found<V> {
@@ -85,9 +87,9 @@ struct Table<K, V> {
     slots: HashMap<K, Slot<V>>,
     aloft: HashSet<K>,
     bytes: usize,
-    destinations: HashMap<Arc<str>, usize>,
-    shares: HashMap<(Arc<str>, Arc<str>), usize>,
-    askers: HashMap<Arc<str>, usize>,
+    destinations: Counts<Arc<str>>,
+    shares: Counts<(Arc<str>, Arc<str>)>,
+    askers: Counts<Arc<str>>,
 }
 
 /// Flights by question.
@@ -109,9 +111,9 @@ where
             slots: HashMap::new(),
             aloft: HashSet::new(),
             bytes: 0,
-            destinations: HashMap::new(),
-            shares: HashMap::new(),
-            askers: HashMap::new(),
+            destinations: Counts::default(),
+            shares: Counts::default(),
+            askers: Counts::default(),
         };
         Self { table: Arc::new(Mutex::new(table)), bounds }
     }
@@ -168,15 +170,15 @@ where
             }
         }
         let (asker, destination): (Arc<str>, Arc<str>) = (ticket.asker.into(), ticket.destination.into());
-        let to = table.destinations.get(&destination).copied().unwrap_or_default();
-        let of = table.askers.get(&asker).copied().unwrap_or_default();
+        let to = table.destinations.of(&destination);
+        let of = table.askers.of(&asker);
         let share = (asker, destination);
         if table.aloft.len() >= self.bounds.flights || to >= self.bounds.destination {
             return Err(NotYet::Full);
         }
         // As many as are left for others, at the most, at this destination and in all: two that take their whole shares together leave room
         // for a third.
-        let there = table.shares.get(&share).copied().unwrap_or_default();
+        let there = table.shares.of(&share);
         if there >= self.bounds.share.min(self.bounds.destination - to) || of >= self.bounds.flights - table.aloft.len() {
             return Err(NotYet::Share);
         }
@@ -185,9 +187,9 @@ where
         let sender = Arc::new(sender);
         table.slots.insert(key.clone(), Slot { receiver: receiver.clone(), sender: sender.clone(), bytes: 0 });
         table.aloft.insert(key.clone());
-        *table.destinations.entry(share.1.clone()).or_default() += 1;
-        *table.shares.entry(share.clone()).or_default() += 1;
-        *table.askers.entry(share.0.clone()).or_default() += 1;
+        table.destinations.add(share.1.clone());
+        table.shares.add(share.clone());
+        table.askers.add(share.0.clone());
         let flight = fetch();
         let landing = Landing { table: self.table.clone(), bounds: self.bounds, share, key, landed: false };
         drop(table);
@@ -325,24 +327,9 @@ impl<K: Clone + Eq + Hash, V> Drop for Landing<K, V> {
             table.aloft.remove(&self.key);
             table.remove(&self.key);
         }
-        if let Some(count) = table.destinations.get_mut(&self.share.1) {
-            *count -= 1;
-            if *count == 0 {
-                table.destinations.remove(&self.share.1);
-            }
-        }
-        if let Some(count) = table.shares.get_mut(&self.share) {
-            *count -= 1;
-            if *count == 0 {
-                table.shares.remove(&self.share);
-            }
-        }
-        if let Some(count) = table.askers.get_mut(&self.share.0) {
-            *count -= 1;
-            if *count == 0 {
-                table.askers.remove(&self.share.0);
-            }
-        }
+        table.destinations.take(&self.share.1);
+        table.shares.take(&self.share);
+        table.askers.take(&self.share.0);
     }
 }
 

@@ -20,6 +20,7 @@ use smallvec::SmallVec;
 
 use crate::{
     api::{self, ImageStatus, Provider, QuarantineProvider, State},
+    counts::Counts,
     facts::Facts,
     image::{Digest, Reference, Subject},
     policy::{Policy, RegistryEntry, Unreadable, Waiver},
@@ -48,7 +49,7 @@ pub struct Index {
     names: HashMap<String, Stamp>,
     /// The uids of objects that are gone, the latest last: what was written of one of them may come after its end.
     gone: VecDeque<Box<str>>,
-    first_seen_in: HashMap<Arc<str>, usize>,
+    first_seen_in: Counts<Arc<str>>,
     namespaces: HashMap<String, Arc<BTreeMap<String, String>>>,
     /// What tags were last seen to stand for.
     tags: HashMap<Reference, SmallVec<[(Timestamp, Subject); 1]>, ahash::RandomState>,
@@ -210,7 +211,7 @@ impl Index {
             self.unwritten.remove(&subject);
         }
         if let Some(namespace) = &known.first_seen_in {
-            *self.first_seen_in.entry(namespace.clone()).or_default() += 1;
+            self.first_seen_in.add(namespace.clone());
         }
         for (reference, at) in &known.tags {
             self.tags.entry(reference.clone()).or_default().push((*at, subject.clone()));
@@ -240,12 +241,8 @@ impl Index {
         let subject = stamp.subject.clone();
         if let Some(namespace) =
             self.images.get(&subject).and_then(|all| all.iter().find(|known| known.name == name)?.first_seen_in.clone())
-            && let Some(count) = self.first_seen_in.get_mut(&namespace)
         {
-            *count -= 1;
-            if *count == 0 {
-                self.first_seen_in.remove(&namespace);
-            }
+            self.first_seen_in.take(&namespace);
         }
         if let Some(all) = self.images.get_mut(&subject) {
             for known in all.iter().filter(|known| known.name == name) {
@@ -362,7 +359,7 @@ impl Index {
     /// How many image statuses were first asked for in a namespace.
     #[must_use]
     pub fn first_seen_in(&self, namespace: &str) -> usize {
-        self.first_seen_in.get(namespace).copied().unwrap_or_default()
+        self.first_seen_in.of(namespace)
     }
 
     /// Names of all image statuses.
@@ -400,10 +397,7 @@ impl Index {
 
 fn bad_digests<'a>(subject: &'a Subject, known: &'a Known) -> impl Iterator<Item = &'a Digest> {
     let facts = known.facts.state.is_bad().then_some(&known.facts);
-    facts.into_iter().flat_map(|facts| {
-        let inside = facts.manifest.children.iter().map(|child| &child.digest);
-        std::iter::once(subject.digest()).chain(&facts.manifest.config).chain(inside)
-    })
+    facts.into_iter().flat_map(|facts| std::iter::once(subject.digest()).chain(facts.manifest.digests()))
 }
 
 /// Whether what is written of a subject can be relied on for a judgement now, without asking.

@@ -155,7 +155,7 @@ impl<'a> Setting<'a> {
         Considered { subject: sight.and_then(|sight| sight.subject.clone()), subjected, opinions }
     }
 
-    /// What each policy makes of each image, given what is at hand about those that were [wanted](Self::wanted).
+    /// What each policy makes of each image, given what is at hand about those that were [wanted](Spoken::wanted).
     #[must_use]
     pub fn consider_all<'s>(&self, spoken: Vec<Spoken<'a>>, sight: impl Fn(&Reference) -> Option<&'s Sight>) -> Vec<Considered<'a>> {
         let each = |spoken: Spoken<'a>| {

@@ -25,6 +25,7 @@
 
 // ring 1: pure
 pub mod api;
+pub mod counts;
 pub mod debts;
 pub mod facts;
 pub mod history;

@@ -26,6 +26,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     api::Limits,
+    counts::Counts,
     facts::{Busy, BusyCause},
 };
 
@@ -83,7 +84,7 @@ struct State {
     filled: Instant,
     under_way: usize,
     /// Whose they are.
-    under_way_of: HashMap<Arc<str>, usize>,
+    under_way_of: Counts<Arc<str>>,
     closed_until: Option<Instant>,
     /// 429s without a named time, one after the other.
     refusals: u32,
@@ -115,7 +116,7 @@ impl Line {
             tokens: rate,
             filled: Instant::now(),
             under_way: 0,
-            under_way_of: HashMap::new(),
+            under_way_of: Counts::default(),
             closed_until: None,
             refusals: 0,
             waiting: <[Queue; CLASSES]>::default(),
@@ -288,7 +289,7 @@ impl State {
         let turn = self.turns.wrapping_add(1);
         let left = self.concurrent - self.under_way;
         let (waiting, under_way_of) = (&mut self.waiting, &self.under_way_of);
-        let may = |namespace: &str| under_way_of.get(namespace).copied().unwrap_or_default() < left;
+        let may = |namespace: &str| under_way_of.of(namespace) < left;
         let chance = self.chance.hash_one(turn);
         let next = if turn.is_multiple_of(2 * OTHER_WAY) {
             waiting.iter_mut().rev().find_map(|class| class.next(may, chance))
@@ -305,17 +306,12 @@ impl State {
 
     fn begin(&mut self, namespace: &Arc<str>) {
         self.under_way += 1;
-        *self.under_way_of.entry(namespace.clone()).or_default() += 1;
+        self.under_way_of.add(namespace.clone());
     }
 
     fn end(&mut self, namespace: &str) {
         self.under_way -= 1;
-        if let Some(count) = self.under_way_of.get_mut(namespace) {
-            *count -= 1;
-            if *count == 0 {
-                self.under_way_of.remove(namespace);
-            }
-        }
+        self.under_way_of.take(namespace);
     }
 }
 

@@ -12,6 +12,7 @@
 
 mod ask;
 mod asker;
+mod evidence;
 mod health;
 mod keys;
 mod sources;

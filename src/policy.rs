@@ -196,11 +196,7 @@ impl Policy {
     pub fn denies_digest(&self, digest: &Digest, manifest: &Manifest) -> Option<&str> {
         let hit = |rule: &&Deny| match &rule.what {
             Denied::Image(_) => false,
-            Denied::Digest(denied) => {
-                denied == digest
-                    || manifest.config.as_ref() == Some(denied)
-                    || manifest.children.iter().any(|child| child.digest == *denied)
-            }
+            Denied::Digest(denied) => denied == digest || manifest.digests().any(|inside| inside == denied),
         };
         self.deny.iter().find(hit).map(|rule| rule.reason.as_str())
     }

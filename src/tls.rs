@@ -14,7 +14,6 @@
 //! - Too many connections are refused, not queued: a queued one holds its socket all the same, and the API server's patience runs.
 
 use std::{
-    collections::HashMap,
     fmt, io,
     net::{IpAddr, SocketAddr},
     pin::Pin,
@@ -47,6 +46,8 @@ use tokio::{
     time::{Instant, Sleep},
 };
 use tokio_util::sync::CancellationToken;
+
+use crate::counts::Counts;
 
 /// Why a pair was not taken. No variant carries text of what was read: it may be part of a key.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -270,7 +271,7 @@ async fn drain(
 #[derive(Clone)]
 struct Guard {
     permits: Arc<Semaphore>,
-    peers: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    peers: Arc<Mutex<Counts<IpAddr>>>,
     from_one: usize,
     idle: Duration,
 }
@@ -278,32 +279,25 @@ struct Guard {
 /// One connection of an address. It is counted until this is dropped.
 struct Peer {
     address: IpAddr,
-    peers: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    peers: Arc<Mutex<Counts<IpAddr>>>,
 }
 
 impl Peer {
     /// None where the address has as many as it may have.
-    fn count(address: IpAddr, peers: &Arc<Mutex<HashMap<IpAddr, usize>>>, most: usize) -> Option<Self> {
+    fn count(address: IpAddr, peers: &Arc<Mutex<Counts<IpAddr>>>, most: usize) -> Option<Self> {
         let mut counts = peers.lock();
-        let count = counts.entry(address).or_default();
-        // Whoever has none may have one: an entry that was made just now is not left behind.
-        if *count >= most.max(1) {
+        // Whoever has none may have one.
+        if counts.of(&address) >= most.max(1) {
             return None;
         }
-        *count += 1;
+        counts.add(address);
         Some(Self { address, peers: peers.clone() })
     }
 }
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        let mut counts = self.peers.lock();
-        if let Some(count) = counts.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.address);
-            }
-        }
+        self.peers.lock().take(&self.address);
     }
 }
 

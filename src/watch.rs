@@ -8,7 +8,7 @@ use std::{collections::HashSet, fmt::Debug, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt as _};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::{api::core::v1::Namespace, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{
     Api, Client, Resource, ResourceExt as _,
     core::{DeserializeGuard, PartialObjectMeta},
@@ -189,19 +189,37 @@ rules_sink!(QuarantinePolicy, Kind::Policy, apply_policy);
 rules_sink!(Registry, Kind::Registry, apply_registry);
 rules_sink!(Waiver, Kind::Waiver, apply_waiver);
 
+/// The names that have not come yet in the list that is coming in.
+#[derive(Debug, Default)]
+struct Missing(HashSet<String>);
+
+impl Missing {
+    fn of(names: Vec<String>) -> Self {
+        Self(names.into_iter().collect())
+    }
+
+    fn came(&mut self, metadata: &ObjectMeta) {
+        self.0.remove(metadata.name.as_deref().unwrap_or_default());
+    }
+
+    /// The list has ended: what did not come is gone, but for what came and cannot be read.
+    fn gone(&mut self, unreadable: &[String]) -> Vec<String> {
+        std::mem::take(&mut self.0).into_iter().filter(|name| !unreadable.contains(name)).collect()
+    }
+}
+
 /// Feeds image statuses, and wakes whoever waits for them.
 pub struct Images<W> {
     index: SharedIndex,
     wake: W,
-    /// The names that have not come yet in the list that is coming in.
-    missing: HashSet<String>,
+    missing: Missing,
 }
 
 impl<W> Images<W> {
     /// Feeds the index, and tells the name of each image whose status changed.
     #[must_use]
     pub fn new(index: SharedIndex, wake: W) -> Self {
-        Self { index, wake, missing: HashSet::new() }
+        Self { index, wake, missing: Missing::default() }
     }
 }
 
@@ -218,19 +236,17 @@ impl<W: Fn(&str) + Send> Sink<ImageStatus> for Images<W> {
     }
 
     fn begin(&mut self) {
-        self.missing = self.index.read().image_names().into_iter().collect();
+        self.missing = Missing::of(self.index.read().image_names());
     }
 
     fn listed(&mut self, object: ImageStatus) {
-        self.missing.remove(object.metadata.name.as_deref().unwrap_or_default());
+        self.missing.came(&object.metadata);
         self.apply(object);
     }
 
     fn end(&mut self, unreadable: &[String]) {
-        for name in std::mem::take(&mut self.missing) {
-            if !unreadable.contains(&name) {
-                self.delete(&name);
-            }
+        for name in self.missing.gone(unreadable) {
+            self.delete(&name);
         }
     }
 }
@@ -239,15 +255,14 @@ impl<W: Fn(&str) + Send> Sink<ImageStatus> for Images<W> {
 #[derive(Debug)]
 pub struct Namespaces {
     index: SharedIndex,
-    /// The names that have not come yet in the list that is coming in.
-    missing: HashSet<String>,
+    missing: Missing,
 }
 
 impl Namespaces {
     /// Feeds the index.
     #[must_use]
     pub fn new(index: SharedIndex) -> Self {
-        Self { index, missing: HashSet::new() }
+        Self { index, missing: Missing::default() }
     }
 }
 
@@ -262,19 +277,17 @@ impl Sink<PartialObjectMeta<Namespace>> for Namespaces {
     }
 
     fn begin(&mut self) {
-        self.missing = self.index.read().namespace_names().into_iter().collect();
+        self.missing = Missing::of(self.index.read().namespace_names());
     }
 
     fn listed(&mut self, object: PartialObjectMeta<Namespace>) {
-        self.missing.remove(object.metadata.name.as_deref().unwrap_or_default());
+        self.missing.came(&object.metadata);
         self.apply(object);
     }
 
     fn end(&mut self, unreadable: &[String]) {
-        for name in std::mem::take(&mut self.missing) {
-            if !unreadable.contains(&name) {
-                self.delete(&name);
-            }
+        for name in self.missing.gone(unreadable) {
+            self.delete(&name);
         }
     }
 }

@@ -12,21 +12,12 @@ use super::{ANY, Site, apply_policy, entries, until_entries};
 use crate::lab::Lab;
 use crate::lab::install::NAMESPACE;
 use crate::lab::process::{Process, Program};
-use crate::lab::replica::Replica;
+use crate::lab::replica::{Replica, kill};
 use crate::lab::wait::{MOMENT, eventually};
 use crate::story::run;
 use crate::transitions::{holder, leader};
 
 const NOBODY_ANSWERS: &str = "failed calling webhook \"enforce.lazaretto.dev\"";
-
-async fn kill(replicas: &mut Vec<Replica>) {
-    for replica in replicas.iter() {
-        replica.signal("KILL").await;
-    }
-    for replica in replicas.drain(..) {
-        replica.exited(MOMENT).await;
-    }
-}
 
 #[tokio::test]
 async fn without_replicas_only_new_pods_of_enforced_namespaces_wait() {

@@ -186,3 +186,13 @@ fn a_metric_is_the_sum_of_its_series() {
     assert!((sum(metrics, "m", &[]) - 7.0).abs() < f64::EPSILON);
     assert!(sum(metrics, "n", &[]).abs() < f64::EPSILON);
 }
+
+/// Kills them all at once, and waits until they are gone.
+pub async fn kill(replicas: &mut Vec<Replica>) {
+    for replica in replicas.iter() {
+        replica.signal("KILL").await;
+    }
+    for replica in replicas.drain(..) {
+        replica.exited(MOMENT).await;
+    }
+}

@@ -6,7 +6,6 @@ use std::{
 };
 
 use crate::{
-    facts::Manifest,
     image::{Digest, Reference},
     policy::{Policy, RegistryEntry, Waiver},
     verdict::Sight,
@@ -31,12 +30,9 @@ impl Rules {
     #[must_use]
     pub fn denies(&self, sight: &Sight) -> bool {
         let denied = |digest: &Digest| self.denied.contains(digest);
-        let inside = |manifest: &Manifest| {
-            manifest.config.as_ref().is_some_and(denied) || manifest.children.iter().any(|child| denied(&child.digest))
-        };
         !self.denied.is_empty()
             && (sight.subject.as_ref().is_some_and(|subject| denied(subject.digest()))
-                || sight.facts().is_some_and(|facts| inside(&facts.manifest)))
+                || sight.facts().is_some_and(|facts| facts.manifest.digests().any(denied)))
     }
 
     pub(super) fn collect_denied(&mut self) {
@@ -53,18 +49,6 @@ impl Rules {
     #[must_use]
     pub fn registry_for(&self, host: &str, repository: &str) -> Option<&Arc<RegistryEntry>> {
         self.by_host.get(host)?.iter().find(|entry| entry.covers(repository))
-    }
-
-    /// Whether some Registry names this host.
-    #[must_use]
-    pub fn names_host(&self, host: &str) -> bool {
-        self.by_host.contains_key(host)
-    }
-
-    /// The Registries that name this host.
-    #[must_use]
-    pub fn registries_at(&self, host: &str) -> &[Arc<RegistryEntry>] {
-        self.by_host.get(host).map_or(&[], Vec::as_slice)
     }
 
     pub(super) fn rehost(&mut self) {

@@ -6,14 +6,13 @@ use std::{
     time::Duration,
 };
 
-use futures::{StreamExt as _, stream::FuturesUnordered};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 
 use super::{
     Access, BOUNDS, Lives,
-    health::{FIRST_LOOK, Health, LAST_LOOK},
+    evidence::About,
     keys::{JudgeKey, ProbeKey, ResolveKey, place},
     sources::Sources,
     suffices,
@@ -21,8 +20,8 @@ use super::{
 };
 use crate::{
     api::{MAX_CHILDREN, QuarantineProvider},
-    facts::{Busy, BusyCause, Facts, Outage, Outcome, OutcomeKind},
-    flights::{Flights, Found, Ticket},
+    facts::{Busy, BusyCause, Facts, Outcome},
+    flights::{Flights, Found},
     history::{Observation, Weight},
     image::{Digest, Reference, Subject},
     index::Known,
@@ -31,21 +30,15 @@ use crate::{
     metrics::{Asked, Metrics, QuestionLabels},
     policy::RegistryEntry,
     provider::{self, Question, Seen},
-    registry::{Endpoint, Failure, Pass, RegistryClient, Request, TagOrDigest},
+    registry::{Endpoint, Failure, Pass, RegistryClient, TagOrDigest},
     watch::SharedIndex,
     writer::{WriteError, Writer},
 };
 
-/// How long a probe's finding counts as evidence.
-const EVIDENCE: Duration = Duration::from_secs(2);
 /// How long a judgement waits for its being written down.
 const WRITING: Duration = Duration::from_secs(1);
-/// From one look at a registry's front door to the next.
-const BETWEEN_PINGS: Duration = Duration::from_millis(100);
 /// Images that registries were seen to block, remembered until they are seen to be let through.
 const MOST_BLOCKED: usize = 4_096;
-/// The least time that a probe has.
-const SHORTEST_PROBE: Duration = Duration::from_millis(500);
 
 /// What a flight takes along.
 #[derive(Debug)]
@@ -60,7 +53,7 @@ pub(super) struct Parts {
     pub(super) sources: Sources,
     pub(super) resolves: Flights<ResolveKey, Outcome<Digest>>,
     pub(super) judges: Flights<JudgeKey, Outcome<Arc<Facts>>>,
-    probes: Flights<ProbeKey, bool>,
+    pub(super) probes: Flights<ProbeKey, bool>,
     /// Counts registries that were out and are well again.
     pub(super) recovered: watch::Sender<u64>,
     pub(super) lives: Lives,
@@ -81,39 +74,6 @@ pub(super) fn endpoint(host: &str, registry: Option<&Arc<RegistryEntry>>) -> Res
     match registry {
         Some(registry) => Endpoint::listed(host, &registry.spec).map_err(|error| error.to_string()),
         None => Endpoint::unlisted(host).map_err(|error| error.to_string()),
-    }
-}
-
-/// What the health of a registry is looked into for: whose question about what it did not answer.
-#[derive(Clone, Debug)]
-struct About {
-    registry: Arc<str>,
-    endpoint: Endpoint,
-    access: Access,
-    health: Arc<Health>,
-    namespace: Arc<str>,
-    repository: Arc<str>,
-}
-
-impl About {
-    fn of(context: &Context<'_>, registry: &RegistryEntry, health: Arc<Health>) -> Self {
-        Self {
-            registry: registry.name.as_str().into(),
-            endpoint: context.endpoint.clone(),
-            access: context.access.clone(),
-            health,
-            namespace: context.namespace.into(),
-            repository: context.repository.into(),
-        }
-    }
-
-    fn key(&self) -> ProbeKey {
-        ProbeKey::Well(self.registry.clone(), self.namespace.clone())
-    }
-
-    /// Probes are nobody's share.
-    fn ticket(&self) -> Ticket<'_> {
-        Ticket { asker: "", destination: &self.registry }
     }
 }
 
@@ -327,11 +287,6 @@ impl Parts {
                 }
                 Outcome::Found(value)
             }
-            (Err(Failure::Outage(outage)), Some(health)) => match health.out() {
-                // Somebody else has found it out meanwhile.
-                Some(outage) => Outcome::Unavailable(outage),
-                None => self.outage(context, outage).await,
-            },
             (Err(failure), _) => self.meaning(context, failure).await,
         }
     }
@@ -352,135 +307,14 @@ impl Parts {
                 Outcome::Busy(Busy { cause: BusyCause::Throttled, retry_after })
             }
             Failure::Unauthorized(why) => {
-                if context.registry.is_some() && context.access.own && self.refuses_everything(context).await {
-                    Outcome::Unauthorized(why)
-                } else {
-                    Outcome::Refused
+                let own = context.registry.filter(|_| context.access.own);
+                match own {
+                    Some(registry) if self.refuses_everything(context, registry).await => Outcome::Unauthorized(why),
+                    _ => Outcome::Refused,
                 }
             }
             Failure::Outage(outage) => self.outage(context, outage).await,
         }
-    }
-
-    async fn outage<T>(self: &Arc<Self>, context: &Context<'_>, outage: Outage) -> Outcome<T> {
-        let Some(registry) = context.registry else {
-            // Its author may own it: no finding about it opens anything, so none is sought.
-            return Outcome::Busy(Busy { cause: BusyCause::Unlisted, retry_after: Duration::from_secs(5) });
-        };
-        let deadline = Instant::now() + context.endpoint.timeout;
-        let about = About::of(context, registry, self.sources.health(&registry.name, context.endpoint));
-        let probe = || self.clone().probe(about.clone());
-        match self.probes.get(about.key(), about.ticket(), deadline, probe).await {
-            Ok(false) => {}
-            Ok(true) => {
-                let message = outage.message;
-                return Outcome::Pending(format!("the registry is well, but did not answer about this image ({message})"));
-            }
-            Err(why) => return super::busy(why),
-        }
-        self.found_out(&about, &outage);
-        Outcome::Unavailable(outage)
-    }
-
-    /// The operator's regular look at a registry ended in an outage: it counts as one only with the evidence that every other has to have.
-    pub(super) async fn suspect(self: &Arc<Self>, registry: &Arc<RegistryEntry>, endpoint: &Endpoint, access: &Access, outage: &Outage) {
-        let context = Context { registry: Some(registry), endpoint, access, repository: "", class: Class::Polling, namespace: "" };
-        let _found: Outcome<()> = self.outage(&context, outage.clone()).await;
-    }
-
-    /// A registry is out, by evidence about itself.
-    fn found_out(self: &Arc<Self>, about: &About, outage: &Outage) {
-        if about.health.found_out(outage) {
-            tracing::warn!(registry = &*about.registry, host = about.endpoint.host, outage = outage.message, "a registry is out");
-            tokio::spawn(self.clone().await_recovery(about.clone()));
-        }
-    }
-
-    /// Whether a registry is well, as far as there is evidence that the author of one image cannot make: it answers about some of the images
-    /// that other namespaces asked for, in other repositories. Its storage may be out while its front door is not, and the other way round.
-    /// Where there are too few such images, whether it answers anything at all.
-    async fn is_well(&self, about: &About, besides: Option<(&str, &str)>) -> bool {
-        let mut endpoint = about.endpoint.clone();
-        // The evidence must be there before the first review's patience ends.
-        endpoint.timeout = probe_time(&endpoint);
-        let Some(canaries) = about.health.canaries(besides).filter(|_| is_ours(&about.access)) else {
-            // Twice: one answer in ten that is an error makes no outage.
-            endpoint.timeout /= 2;
-            for wait in [Duration::ZERO, BETWEEN_PINGS] {
-                tokio::time::sleep(wait).await;
-                if !matches!(self.client.within(Pass::free(endpoint.timeout)).ping(&endpoint).await, Err(Failure::Outage(_))) {
-                    return true;
-                }
-            }
-            return false;
-        };
-        let ask = canaries.iter().map(|canary| {
-            let client = self.client.within(Pass::free(endpoint.timeout));
-            let (endpoint, credentials) = (&endpoint, &about.access.credentials);
-            async move { client.resolve(endpoint, credentials, &canary.repository, TagOrDigest::Digest(&canary.digest)).await }
-        });
-        let mut asked: FuturesUnordered<_> = ask.collect();
-        while let Some(end) = asked.next().await {
-            // One answer is enough.
-            if !matches!(end, Err(Failure::Outage(_))) {
-                return true;
-            }
-        }
-        false
-    }
-
-    /// Looks whether it is well, for whoever's question was not answered.
-    async fn probe(self: Arc<Self>, about: About) -> Found<bool> {
-        let well = self.is_well(&about, Some((&about.namespace, &about.repository))).await;
-        let outcome = if well { OutcomeKind::Found } else { OutcomeKind::Unavailable };
-        self.metrics.questions.get_or_create(&QuestionLabels { question: Asked::Probe, outcome }).inc();
-        Found { value: well, fresh_for: EVIDENCE }
-    }
-
-    /// Looks for the end of an outage, and then forgets what was answered while it lasted.
-    async fn await_recovery(self: Arc<Self>, about: About) {
-        let mut wait = FIRST_LOOK;
-        while about.health.out().is_some() {
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(LAST_LOOK);
-            let rules = self.index.read().rules();
-            let now = rules.registries.get(&*about.registry).and_then(|registry| endpoint(&about.endpoint.host, Some(registry)).ok());
-            if now.is_none_or(|now| now.base != about.endpoint.base) {
-                // Nobody asks there any more. Whoever names it again begins anew.
-                self.sources.forget(&about.registry, &about.endpoint);
-                return;
-            }
-            if self.is_well(&about, None).await {
-                self.well_again(&about.registry, &about.health);
-            }
-        }
-    }
-
-    /// A registry answers, by whatever sign.
-    fn well_again(&self, registry: &str, health: &Health) {
-        if health.found_well() {
-            tracing::info!(registry, "a registry is well again");
-            self.probes.forget(|key, _| key.is_of(registry));
-            let rules = self.index.read().rules();
-            let there = |host: &str, repository: &str| rules.registry_for(host, repository).is_some_and(|found| found.name == registry);
-            self.resolves.forget(|key, end| !matches!(end, Outcome::Found(_)) && there(key.image.registry(), key.image.repository()));
-            self.judges.forget(|key, end| !matches!(end, Outcome::Found(_)) && there(key.subject.registry(), key.subject.repository()));
-            self.recovered.send_modify(|count| *count += 1);
-        }
-    }
-
-    /// Whether the registry refuses these credentials for everything and not only for one path, which a pod's author may choose.
-    async fn refuses_everything(self: &Arc<Self>, context: &Context<'_>) -> bool {
-        let name = context.registry.map_or(super::UNLISTED, |registry| &registry.name);
-        let key = ProbeKey::Refuses(name.into(), context.access.identity);
-        let deadline = Instant::now() + context.endpoint.timeout;
-        let (parts, endpoint, credentials) = (self.clone(), context.endpoint.clone(), context.access.credentials.clone());
-        let ask = || async move {
-            let request = Request { method: http::Method::GET, path: "/v2/", scopes: &[], body: None };
-            let refuses = matches!(parts.client.request(&endpoint, &credentials, request).await, Err(Failure::Unauthorized(_)));
-            Found { value: refuses, fresh_for: EVIDENCE }
-        };
-        self.probes.get(key, ticket(context.endpoint), deadline, ask).await.unwrap_or_default()
     }
 
     fn found<T>(&self, outcome: Outcome<T>, good: Duration) -> Found<Outcome<T>> {
@@ -510,19 +344,13 @@ impl Parts {
     }
 }
 
-fn probe_time(endpoint: &Endpoint) -> Duration {
-    (endpoint.timeout / 2).max(SHORTEST_PROBE)
-}
-
-/// Probes are nobody's share.
-fn ticket(endpoint: &Endpoint) -> Ticket<'_> {
-    Ticket { asker: "", destination: endpoint.base.as_str() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{facts::OutageKind, registry::ClientOptions};
+    use crate::{
+        facts::{Outage, OutageKind},
+        registry::ClientOptions,
+    };
 
     /// Its author may own it: nothing that it does or leaves undone is evidence of anything, so it is not even sought.
     #[tokio::test]

@@ -1,0 +1,198 @@
+//! Evidence about a registry itself: looked for where a question ended without an answer, and at the end of an outage.
+//!
+//! What counts as evidence is [`super::health`]'s; here it is asked for.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{StreamExt as _, stream::FuturesUnordered};
+use tokio::time::Instant;
+
+use super::{
+    Access,
+    ask::{Context, Parts, endpoint},
+    health::{FIRST_LOOK, Health, LAST_LOOK},
+    keys::ProbeKey,
+    tags::is_ours,
+};
+use crate::{
+    facts::{Busy, BusyCause, Outage, Outcome, OutcomeKind},
+    flights::{Found, Ticket},
+    line::Class,
+    metrics::{Asked, QuestionLabels},
+    policy::RegistryEntry,
+    registry::{Endpoint, Failure, Pass, Request, TagOrDigest},
+};
+
+/// How long a probe's finding counts as evidence.
+const EVIDENCE: Duration = Duration::from_secs(2);
+/// From one look at a registry's front door to the next.
+const BETWEEN_PINGS: Duration = Duration::from_millis(100);
+/// The least time that a probe has.
+const SHORTEST_PROBE: Duration = Duration::from_millis(500);
+
+/// What the health of a registry is looked into for: whose question about what it did not answer.
+#[derive(Clone, Debug)]
+pub(super) struct About {
+    registry: Arc<str>,
+    endpoint: Endpoint,
+    access: Access,
+    health: Arc<Health>,
+    namespace: Arc<str>,
+    repository: Arc<str>,
+}
+
+impl About {
+    pub(super) fn of(context: &Context<'_>, registry: &RegistryEntry, health: Arc<Health>) -> Self {
+        Self {
+            registry: registry.name.as_str().into(),
+            endpoint: context.endpoint.clone(),
+            access: context.access.clone(),
+            health,
+            namespace: context.namespace.into(),
+            repository: context.repository.into(),
+        }
+    }
+
+    pub(super) fn key(&self) -> ProbeKey {
+        ProbeKey::Well(self.registry.clone(), self.namespace.clone())
+    }
+
+    pub(super) fn ticket(&self) -> Ticket<'_> {
+        ticket(&self.registry)
+    }
+}
+
+impl Parts {
+    pub(super) async fn outage<T>(self: &Arc<Self>, context: &Context<'_>, outage: Outage) -> Outcome<T> {
+        let Some(registry) = context.registry else {
+            // Its author may own it: no finding about it opens anything, so none is sought.
+            return Outcome::Busy(Busy { cause: BusyCause::Unlisted, retry_after: Duration::from_secs(5) });
+        };
+        let deadline = Instant::now() + context.endpoint.timeout;
+        let about = About::of(context, registry, self.sources.health(&registry.name, context.endpoint));
+        if let Some(outage) = about.health.out() {
+            // Somebody else has found it out meanwhile.
+            return Outcome::Unavailable(outage);
+        }
+        let probe = || self.clone().probe(about.clone());
+        match self.probes.get(about.key(), about.ticket(), deadline, probe).await {
+            Ok(false) => {}
+            Ok(true) => {
+                let message = outage.message;
+                return Outcome::Pending(format!("the registry is well, but did not answer about this image ({message})"));
+            }
+            Err(why) => return super::busy(why),
+        }
+        self.found_out(&about, &outage);
+        Outcome::Unavailable(outage)
+    }
+
+    /// The operator's regular look at a registry ended in an outage: it counts as one only with the evidence that every other has to have.
+    pub(super) async fn suspect(self: &Arc<Self>, registry: &Arc<RegistryEntry>, endpoint: &Endpoint, access: &Access, outage: &Outage) {
+        let context = Context { registry: Some(registry), endpoint, access, repository: "", class: Class::Polling, namespace: "" };
+        let _found: Outcome<()> = self.outage(&context, outage.clone()).await;
+    }
+
+    /// A registry is out, by evidence about itself.
+    fn found_out(self: &Arc<Self>, about: &About, outage: &Outage) {
+        if about.health.found_out(outage) {
+            tracing::warn!(registry = &*about.registry, host = about.endpoint.host, outage = outage.message, "a registry is out");
+            tokio::spawn(self.clone().await_recovery(about.clone()));
+        }
+    }
+
+    /// Whether a registry is well, as far as there is evidence that the author of one image cannot make: it answers about some of the images
+    /// that other namespaces asked for, in other repositories. Its storage may be out while its front door is not, and the other way round.
+    /// Where there are too few such images, whether it answers anything at all.
+    async fn is_well(&self, about: &About, besides: Option<(&str, &str)>) -> bool {
+        let mut endpoint = about.endpoint.clone();
+        // The evidence must be there before the first review's patience ends.
+        endpoint.timeout = probe_time(&endpoint);
+        let Some(canaries) = about.health.canaries(besides).filter(|_| is_ours(&about.access)) else {
+            // Twice: one answer in ten that is an error makes no outage.
+            endpoint.timeout /= 2;
+            for wait in [Duration::ZERO, BETWEEN_PINGS] {
+                tokio::time::sleep(wait).await;
+                if !matches!(self.client.within(Pass::free(endpoint.timeout)).ping(&endpoint).await, Err(Failure::Outage(_))) {
+                    return true;
+                }
+            }
+            return false;
+        };
+        let ask = canaries.iter().map(|canary| {
+            let client = self.client.within(Pass::free(endpoint.timeout));
+            let (endpoint, credentials) = (&endpoint, &about.access.credentials);
+            async move { client.resolve(endpoint, credentials, &canary.repository, TagOrDigest::Digest(&canary.digest)).await }
+        });
+        let mut asked: FuturesUnordered<_> = ask.collect();
+        while let Some(end) = asked.next().await {
+            // One answer is enough.
+            if !matches!(end, Err(Failure::Outage(_))) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Looks whether it is well, for whoever's question was not answered.
+    pub(super) async fn probe(self: Arc<Self>, about: About) -> Found<bool> {
+        let well = self.is_well(&about, Some((&about.namespace, &about.repository))).await;
+        let outcome = if well { OutcomeKind::Found } else { OutcomeKind::Unavailable };
+        self.metrics.questions.get_or_create(&QuestionLabels { question: Asked::Probe, outcome }).inc();
+        Found { value: well, fresh_for: EVIDENCE }
+    }
+
+    /// Looks for the end of an outage, and then forgets what was answered while it lasted.
+    async fn await_recovery(self: Arc<Self>, about: About) {
+        let mut wait = FIRST_LOOK;
+        while about.health.out().is_some() {
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(LAST_LOOK);
+            let rules = self.index.read().rules();
+            let now = rules.registries.get(&*about.registry).and_then(|registry| endpoint(&about.endpoint.host, Some(registry)).ok());
+            if now.is_none_or(|now| now.base != about.endpoint.base) {
+                // Nobody asks there any more. Whoever names it again begins anew.
+                self.sources.forget(&about.registry, &about.endpoint);
+                return;
+            }
+            if self.is_well(&about, None).await {
+                self.well_again(&about.registry, &about.health);
+            }
+        }
+    }
+
+    /// A registry answers, by whatever sign.
+    pub(super) fn well_again(&self, registry: &str, health: &Health) {
+        if health.found_well() {
+            tracing::info!(registry, "a registry is well again");
+            self.probes.forget(|key, _| key.is_of(registry));
+            let rules = self.index.read().rules();
+            let there = |host: &str, repository: &str| rules.registry_for(host, repository).is_some_and(|found| found.name == registry);
+            self.resolves.forget(|key, end| !matches!(end, Outcome::Found(_)) && there(key.image.registry(), key.image.repository()));
+            self.judges.forget(|key, end| !matches!(end, Outcome::Found(_)) && there(key.subject.registry(), key.subject.repository()));
+            self.recovered.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// Whether the registry refuses these credentials for everything and not only for one path, which a pod's author may choose.
+    pub(super) async fn refuses_everything(self: &Arc<Self>, context: &Context<'_>, registry: &RegistryEntry) -> bool {
+        let key = ProbeKey::Refuses(registry.name.as_str().into(), context.access.identity);
+        let deadline = Instant::now() + context.endpoint.timeout;
+        let (parts, endpoint, credentials) = (self.clone(), context.endpoint.clone(), context.access.credentials.clone());
+        let ask = || async move {
+            let request = Request { method: http::Method::GET, path: "/v2/", scopes: &[], body: None };
+            let refuses = matches!(parts.client.request(&endpoint, &credentials, request).await, Err(Failure::Unauthorized(_)));
+            Found { value: refuses, fresh_for: EVIDENCE }
+        };
+        self.probes.get(key, ticket(&registry.name), deadline, ask).await.unwrap_or_default()
+    }
+}
+
+fn probe_time(endpoint: &Endpoint) -> Duration {
+    (endpoint.timeout / 2).max(SHORTEST_PROBE)
+}
+
+/// Probes are nobody's share.
+const fn ticket(registry: &str) -> Ticket<'_> {
+    Ticket { asker: "", destination: registry }
+}
