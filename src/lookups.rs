@@ -197,14 +197,17 @@ impl Lookups {
     /// What is written of a subject changed: whoever waits for it is woken, if that is enough to judge by. What a collector marks on stale
     /// facts answers no question.
     pub fn landed(&self, subject: &Subject) {
-        let known = {
+        let (known, enough) = {
             let index = self.parts.index.read();
             let rules = index.rules();
             let registry = rules.registry_for(subject.registry(), subject.repository());
-            index.image(subject).filter(|known| suffices(known, subject, registry, true))
+            let Some(known) = index.image(subject) else { return };
+            let enough = suffices(&known, subject, registry, true);
+            (known, enough)
         };
-        let Some(known) = known else { return };
-        self.parts.judges.land(&Outcome::Found(known.facts.clone()), self.parts.lives.facts, |key| key.subject == *subject);
+        if enough {
+            self.parts.judges.land(&Outcome::Found(known.facts.clone()), self.parts.lives.facts, |key| key.subject == *subject);
+        }
         if known.facts.provider == Provider::AzureContainerRegistry && !known.facts.state.is_bad() {
             // Such a registry hides the tags of what is in quarantine, and shows them from now on.
             let same = |image: &Reference| (image.registry(), image.repository()) == (subject.registry(), subject.repository());
