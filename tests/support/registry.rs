@@ -12,7 +12,10 @@ use axum_server::{
 };
 use lazaretto::{api::RegistrySpec, image::Digest, registry::Endpoint};
 use parking_lot::Mutex;
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    task::JoinHandle,
+};
 
 #[path = "registry/access.rs"]
 mod access;
@@ -58,6 +61,8 @@ pub struct FakeRegistry {
     authority: Option<String>,
     state: Arc<Mutex<State>>,
     server: JoinHandle<()>,
+    /// Bound and not listening, once it is closed: so nobody else gets the port, who would answer in its stead.
+    closed: Option<TcpSocket>,
 }
 
 impl Drop for FakeRegistry {
@@ -146,7 +151,7 @@ impl Builder {
         } else {
             (tokio::spawn(async move { axum::serve(listener, router).await.unwrap() }), None)
         };
-        Ok(FakeRegistry { address, scheme, authority, state, server })
+        Ok(FakeRegistry { address, scheme, authority, state, server, closed: None })
     }
 
     pub async fn start(self) -> FakeRegistry {
@@ -168,6 +173,9 @@ impl FakeRegistry {
     pub async fn close(&mut self) {
         self.server.abort();
         let _cancelled = (&mut self.server).await;
+        let held = TcpSocket::new_v4().unwrap();
+        // Where connections still linger it cannot be held; where nobody ever came, as in most tests, it can.
+        self.closed = held.bind(self.address).is_ok().then_some(held);
     }
 
     /// `127.0.0.1:port`.
