@@ -194,9 +194,20 @@ impl Lookups {
         }
     }
 
-    /// What is written of a subject changed: whoever waits for it is woken, if that is enough to judge by. What a collector marks on stale
-    /// facts answers no question.
-    pub fn landed(&self, subject: &Subject) {
+    /// What is written under this name changed: whoever waits for it is woken, if that is enough to judge by, and answers that it belies
+    /// are forgotten. What a collector marks on stale facts answers no question.
+    pub fn heard(&self, name: &str) {
+        // Most of what a replica hears of nobody asked it about.
+        if self.aloft() == 0 && self.parts.resolves.kept().0 == 0 {
+            return;
+        }
+        let subject = self.parts.index.read().subject_named(name);
+        if let Some(subject) = subject {
+            self.landed(&subject);
+        }
+    }
+
+    fn landed(&self, subject: &Subject) {
         let (known, enough) = {
             let index = self.parts.index.read();
             let rules = index.rules();

@@ -198,16 +198,10 @@ fn spawn_watches(
     spawn("watch-waivers", watches::run::<Waiver>(client.clone(), config(), Rules::new(index.clone(), rules_changed), waivers).boxed());
     let labels = Namespaces::new(index.clone());
     spawn("watch-namespaces", watches::run::<PartialObjectMeta<Namespace>>(client.clone(), config(), labels, namespaces).boxed());
-    let (woken, lookups) = (index.clone(), lookups.clone());
+    let lookups = lookups.clone();
     let wake = move |name: &str| {
         images_changed.send_modify(|count| *count += 1);
-        if lookups.aloft() == 0 {
-            return;
-        }
-        let subject = woken.read().subject_named(name);
-        if let Some(subject) = subject {
-            lookups.landed(&subject);
-        }
+        lookups.heard(name);
     };
     let images = Images::new(index.clone(), wake);
     spawn("watch-images", watches::run::<ImageStatus>(client.clone(), config().page_size(500), images, images_ready).boxed());

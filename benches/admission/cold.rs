@@ -204,13 +204,8 @@ async fn replica(identity: Identity, registry: SocketAddr, kubeconfig: PathBuf) 
     let writer = Writer::new(client.clone(), index.clone(), caps, Metrics::new().0);
     let replica = Replica::start(&identity, &index, Some(writer), Lives::default()).await;
     let listed = Readiness::default().condition("images");
-    let (woken, lookups) = (index.clone(), replica.lookups.clone());
-    let wake = move |name: &str| {
-        let subject = woken.read().subject_named(name);
-        if let Some(subject) = subject {
-            lookups.landed(&subject);
-        }
-    };
+    let lookups = replica.lookups.clone();
+    let wake = move |name: &str| lookups.heard(name);
     tokio::spawn(watch::run::<ImageStatus>(client, watch::config().page_size(500), Images::new(index, wake), listed.clone()));
     while !listed.holds() {
         tokio::time::sleep(Duration::from_millis(10)).await;

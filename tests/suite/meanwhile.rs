@@ -137,3 +137,24 @@ async fn what_the_registry_blocked_opens_in_no_outage() {
         world.ask_from("another", image, PATIENCE).await.refuses("in quarantine since ");
     }
 }
+
+/// A registry that hides the tags of what is in quarantine shows them from the release on: what was answered before is no answer after it.
+#[tokio::test(start_paused = true)]
+async fn a_tag_that_was_hidden_is_seen_at_once_when_its_release_is_heard_of() {
+    let registry = FakeRegistry::start().await;
+    let world = World::new(shut());
+    put(&world, kept_by(&registry, QuarantineProvider::AzureContainerRegistry));
+    let (image, other) = (format!("{}/team/app:1", registry.host()), format!("{}/team/other:1", registry.host()));
+    for image in [&image, &other] {
+        world.ask(image).await.refuses("was not found, or is in quarantine and hidden");
+    }
+    let digest = registry.push_image("team/app", "1", "app");
+    registry.push_image("team/other", "1", "other");
+    let asked = registry.requests().len();
+    world.ask(&image).await.refuses("was not found, or is in quarantine and hidden");
+    assert_eq!(registry.requests().len(), asked, "what was answered a moment ago is remembered");
+    world.write(&format!("{}/team/app@{digest}", registry.host()), "Released", "AzureContainerRegistry");
+    let answer = world.ask(&image).await;
+    assert_eq!(answer.digest.as_deref(), Some(&*digest.to_string()), "{answer:?}");
+    world.ask(&other).await.refuses("was not found, or is in quarantine and hidden");
+}

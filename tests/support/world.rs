@@ -156,6 +156,7 @@ impl World {
         }))
         .unwrap();
         assert!(self.index.write().apply_image(&object, Timestamp::now()));
+        self.gate.lookups.heard(object.metadata.name.as_deref().unwrap());
     }
 
     /// Asks for a pod with one image, as whoever is patient.
