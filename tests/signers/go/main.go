@@ -1,9 +1,11 @@
 // Command signers writes the fixtures of tests/fixtures/proof with the Go implementation of Sigstore.
 //
 //	go run . FOLDER
+//	go run . --check FOLDER
 //
 // Keys that are in FOLDER stay; everything else is signed anew. What was written is read back and put before sigstore-go's own
-// verifier: the program fails if that says otherwise than what a fixture is meant to be.
+// verifier: the program fails if that says otherwise than what a fixture is meant to be. With --check it does so with what
+// ../js has signed.
 package main
 
 import (
@@ -21,6 +23,7 @@ import (
 	"time"
 
 	protobundle "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
+	"github.com/sigstore/sigstore-go/pkg/root"
 	"github.com/sigstore/sigstore-go/pkg/sign"
 	"google.golang.org/protobuf/encoding/protojson"
 )
@@ -46,10 +49,16 @@ var (
 
 func main() {
 	log.SetFlags(0)
-	if len(os.Args) != 2 {
-		log.Fatal("usage: signers FOLDER")
+	switch {
+	case len(os.Args) == 2:
+		folder = os.Args[1]
+	case len(os.Args) == 3 && os.Args[1] == "--check":
+		folder = os.Args[2]
+		foreign()
+		return
+	default:
+		log.Fatal("usage: signers [--check] FOLDER")
 	}
-	folder = os.Args[1]
 
 	write("manifest.json", []byte(manifest))
 	write("digest.txt", []byte("sha256:"+ours+"\n"))
@@ -57,6 +66,19 @@ func main() {
 
 	byKey()
 	keyless()
+}
+
+// foreign is what other implementations signed about the same image.
+func foreign() {
+	// DSSE calls the keyid a hint without meaning for security. sigstore-go yet passes over a signature whose keyid is none of
+	// the fingerprints that ssh would print of its keys, and sigstore-js writes another.
+	fixture{"js-p256"}.refusedByKey("ecdsa-p256")
+	fixture{"js-p256-no-hint"}.acceptedByKey("ecdsa-p256")
+	text, err := os.ReadFile(filepath.Join(folder, "js-keyless.trusted_root.json"))
+	must(err)
+	trusted, err := root.NewTrustedRootFromJSON(text)
+	must(err)
+	keylessFixture{fixture{"js-keyless"}, trusted}.accepted(workflow)
 }
 
 // byKey signs with plain keys, as `cosign sign --key` and `cosign attest --key` do.
