@@ -12,6 +12,7 @@ mod input;
 mod output;
 mod quarantine;
 pub mod serve;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -68,6 +69,8 @@ enum Command {
     Image(image::ImageArguments),
     /// Shows what is in quarantine; holds, releases or fails an image
     Quarantine(quarantine::QuarantineArguments),
+    /// Shows what a signature or an attestation proves, check by check
+    Verify(Box<verify::VerifyArguments>),
     /// Lists running containers whose images were not judged
     Debts(debts::DebtsArguments),
     /// Prints a completion script for a shell
@@ -100,6 +103,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Check(arguments) => check::run(*arguments).await,
         Command::Image(arguments) => image::run(&arguments),
         Command::Quarantine(arguments) => quarantine::run(arguments).await,
+        Command::Verify(arguments) => verify::run(&arguments),
         Command::Debts(arguments) => debts::run(arguments).await,
         Command::Completion { shell } => {
             let mut script = Vec::new();

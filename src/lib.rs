@@ -55,6 +55,7 @@ pub mod memory;
 pub mod metrics;
 pub mod operator;
 pub mod owners;
+pub mod proof;
 pub mod provider;
 pub mod registry;
 pub mod shutdown;

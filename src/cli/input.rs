@@ -19,14 +19,20 @@ pub(super) fn name(path: &Path) -> String {
     if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() }
 }
 
-/// Reads a file, or standard input for `-`.
+/// Reads a file of text, or standard input for `-`.
 pub(super) fn read(path: &Path, limit: usize) -> anyhow::Result<String> {
+    String::from_utf8(read_bytes(path, limit)?).ok().with_context(|| format!("{} is not UTF-8 text", name(path)))
+}
+
+/// Reads a file, or standard input for `-`.
+pub(super) fn read_bytes(path: &Path, limit: usize) -> anyhow::Result<Vec<u8>> {
     let bytes = if path == Path::new("-") { all(io::stdin().lock(), limit) } else { File::open(path).and_then(|file| all(file, limit)) };
     let bytes = bytes.with_context(|| format!("cannot read {}", name(path)))?;
     if bytes.len() > limit {
-        bail!("{} has more than {} MiB", name(path), limit >> 20);
+        let limit = if limit < 1 << 20 { format!("{} KiB", limit >> 10) } else { format!("{} MiB", limit >> 20) };
+        bail!("{} has more than {limit}", name(path));
     }
-    String::from_utf8(bytes).ok().with_context(|| format!("{} is not UTF-8 text", name(path)))
+    Ok(bytes)
 }
 
 /// At most one byte more than the limit.

@@ -68,6 +68,14 @@ impl Digest {
         text
     }
 
+    /// The bytes of a sha256 digest.
+    pub const fn sha256(&self) -> Option<&[u8; 32]> {
+        match &self.0 {
+            Bytes::Sha256(bytes) => Some(bytes),
+            Bytes::Sha512(_) => None,
+        }
+    }
+
     fn bytes(&self) -> &[u8] {
         match &self.0 {
             Bytes::Sha256(bytes) => bytes,

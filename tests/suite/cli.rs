@@ -4,6 +4,8 @@
 mod everywhere;
 #[path = "cli/offline.rs"]
 mod offline;
+#[path = "cli/verify.rs"]
+mod verify;
 
 use std::{fs, path::Path, process::Stdio};
 
