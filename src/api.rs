@@ -5,6 +5,7 @@
 
 mod condition;
 mod duration;
+mod evidence;
 mod image_status;
 mod quarantine_policy;
 mod registry;
@@ -12,6 +13,10 @@ mod waiver;
 
 pub use condition::{Conditions, condition, set_condition};
 pub use duration::ShortDuration;
+pub use evidence::{
+    AllowedCount, Authority, Evidence, EvidenceItem, EvidenceKind, MAX_EVIDENCE, MAX_EVIDENCE_BYTES, MAX_LOOKED_FOR, RequireSbom,
+    RequireSignatures, RequireVulnerabilities, SbomFormat,
+};
 pub use image_status::{
     Decision, DecisionState, ImageStatus, ImageStatusSpec, ImageStatusStatus, MAX_CHILDREN, MAX_HISTORY, MAX_OBJECT_BYTES, MAX_TAGS,
     Provider, State, TagSeen, Transition,

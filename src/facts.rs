@@ -172,6 +172,8 @@ pub enum BusyCause {
     Credentials,
     /// A policy denies images by digest, and what is inside this one was not read yet.
     Unread,
+    /// What is signed about it was not fetched yet.
+    Unproven,
 }
 
 impl<T> Outcome<T> {

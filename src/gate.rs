@@ -17,7 +17,7 @@ use crate::{
     facts::Outcome,
     image::Reference,
     index::{Known, Rules},
-    judgement::{self, Answer, Considered, FieldPath, Judgement, Scope, Setting, Spoken},
+    judgement::{self, Answer, Considered, FieldPath, Judgement, Scope, Setting, Spoken, Want},
     lookups::{Asker, Lookups, NoAccess},
     metrics::{Metrics, Phase, PhaseLabels, ReviewLabels},
     pod::{self, MOST_IMAGES, Named, Pod},
@@ -148,7 +148,7 @@ impl Gate {
         let wanted = Spoken::wanted(&spoken);
         let question = Question { bearer: &bearer, deadline, record: !dry_run, inside: setting.denies_digests() };
         let (sights, waited) = self.sights(&wanted, &question).await;
-        let mut sights: Vec<(Reference, Sight)> = wanted.into_iter().map(|(image, _)| image.clone()).zip(sights).collect();
+        let mut sights: Vec<(Reference, Sight)> = wanted.into_iter().map(|want| want.image.clone()).zip(sights).collect();
         let judgement = if waited {
             // What is asked of a registry takes a while, in which somebody may have held an image, denied it, or changed who is to be asked.
             let Some(judgement) = self.judge_anew((&rules, scope, namespace, &labels), begun, &named, &mut sights) else {
@@ -210,14 +210,14 @@ impl Gate {
         let bearer = Bearer::of(&pod, namespace);
         let setting = Setting::new(&rules, Scope::All, namespace, &labels, Timestamp::now());
         let (record, inside) = (!request.dry_run.unwrap_or_default(), setting.denies_digests());
-        let glance = |image: &Reference, registry: Option<&Arc<RegistryEntry>>| {
+        let glance = |Want { image, registry, proofs }: &Want<'_, '_>| {
             let access = Ok(self.wallet.known(registry.map(AsRef::as_ref), image));
-            let processor = bearer.is_processor(registry);
-            self.lookups.glance(image, registry, &Asker { namespace, access, deadline: Instant::now(), record, processor, inside })
+            let (processor, deadline) = (bearer.is_processor(*registry), Instant::now());
+            self.lookups.glance(image, *registry, &Asker { namespace, access, deadline, record, processor, inside, proofs })
         };
         let spoken = pod.images().take(MOST_IMAGES).map(|named| setting.spoken(FieldPath::Pod(named), named.image));
         let consider = spoken.map(|spoken| {
-            let sight = spoken.wants().and_then(|image| glance(image, spoken.registry));
+            let sight = Spoken::wanted(std::slice::from_ref(&spoken)).first().and_then(glance);
             setting.consider(spoken, sight.as_ref())
         });
         let considered: Vec<Considered<'_>> = consider.collect();
@@ -228,28 +228,29 @@ impl Gate {
 
     /// What is at hand about each of these images, and whether anything had to be waited for. What is not at hand yet is asked for, for all of
     /// them at once.
-    async fn sights(&self, wanted: &[(&Reference, Option<&Arc<RegistryEntry>>)], question: &Question<'_>) -> (Vec<Sight>, bool) {
+    async fn sights(&self, wanted: &[Want<'_, '_>], question: &Question<'_>) -> (Vec<Sight>, bool) {
         let Question { bearer, deadline, record, inside } = *question;
         if wanted.is_empty() {
             return (Vec::new(), false);
         }
         let started = Instant::now();
-        let at_hand = |(image, registry): &(&Reference, Option<&Arc<RegistryEntry>>)| {
-            let access = || self.wallet.at_hand(registry.map(AsRef::as_ref), image);
-            self.lookups.at_hand(image, *registry, bearer.is_processor(*registry), inside, access)
+        let at_hand = |want: &Want<'_, '_>| {
+            let access = || self.wallet.at_hand(want.registry.map(AsRef::as_ref), want.image);
+            self.lookups.at_hand(want.image, want.registry, bearer.is_processor(want.registry), (inside, &want.proofs), access)
         };
         let mut sights: Vec<Option<Sight>> = wanted.iter().map(at_hand).collect();
         let waits = sights.iter().any(Option::is_none);
         if waits {
             let missing = wanted.iter().zip(&mut sights).filter(|(_, sight)| sight.is_none());
-            join_all(missing.map(|(&(image, registry), sight)| async move {
+            join_all(missing.map(|(want, sight)| async move {
+                let Want { image, registry, .. } = *want;
                 let access = self.wallet.access(registry.map(AsRef::as_ref), image, bearer.namespace, &bearer.pull_secrets);
                 let access = match tokio::time::timeout_at(deadline, access).await {
                     Ok(access) => access,
                     Err(_) => Err(NoAccess::Later("the API server did not show the credentials in time".to_owned())),
                 };
                 let processor = bearer.is_processor(registry);
-                let asker = Asker { namespace: bearer.namespace, access, deadline, record, processor, inside };
+                let asker = Asker { namespace: bearer.namespace, access, deadline, record, processor, inside, proofs: &want.proofs };
                 *sight = Some(self.lookups.see(image, registry, &asker).await);
             }))
             .await;

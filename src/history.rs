@@ -16,8 +16,8 @@ use jiff::Timestamp;
 
 use crate::{
     api::{
-        self, Conditions, ImageStatus, ImageStatusStatus, MAX_CHILDREN, MAX_HISTORY, MAX_OBJECT_BYTES, MAX_TAGS, Provider, State, TagSeen,
-        Transition,
+        self, Conditions, Evidence, ImageStatus, ImageStatusStatus, MAX_CHILDREN, MAX_HISTORY, MAX_OBJECT_BYTES, MAX_TAGS, Provider, State,
+        TagSeen, Transition,
     },
     facts::{Facts, Manifest},
 };
@@ -177,6 +177,21 @@ pub fn tagged(object: &ImageStatus, tag: &str, now: Timestamp) -> Option<ImageSt
     status.tags.sort_by_key(|held| held.at);
     let more = status.tags.len().saturating_sub(MAX_TAGS);
     status.tags.drain(..more);
+    fit(object, &mut status);
+    Some(status)
+}
+
+/// The status once evidence was found. None where that is no news: it proves the same to the same, or somebody has looked later.
+#[must_use]
+pub fn attested(object: &ImageStatus, found: &Evidence) -> Option<ImageStatusStatus> {
+    let mut status = object.status.clone()?;
+    if let Some(held) = &status.evidence {
+        let same = Evidence { looked_at: held.looked_at, ..found.clone() } == *held;
+        if same || held.looked_at >= found.looked_at {
+            return None;
+        }
+    }
+    status.evidence = Some(found.clone());
     fit(object, &mut status);
     Some(status)
 }

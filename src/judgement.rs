@@ -3,6 +3,7 @@
 use std::{borrow::Cow, collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use smallvec::SmallVec;
 
 use crate::{
     api::Mode,
@@ -10,6 +11,7 @@ use crate::{
     index::Rules,
     pod::Named,
     policy::{Policy, RegistryEntry, Waiver},
+    proof::Proof,
     sentence::{self, Place},
     verdict::{Basis, Case, Opinion, Settled, Sight, Why},
 };
@@ -199,17 +201,30 @@ impl<'a> Spoken<'a> {
 
     /// Those of which some policy needs to know more than the name, each image once.
     #[must_use]
-    pub fn wanted<'s>(all: &'s [Self]) -> Vec<(&'s Reference, Option<&'a Arc<RegistryEntry>>)> {
-        let mut wanted: Vec<(&Reference, _)> = Vec::with_capacity(all.len());
+    pub fn wanted<'s>(all: &'s [Self]) -> Vec<Want<'s, 'a>> {
+        let mut wanted: Vec<Want<'_, '_>> = Vec::with_capacity(all.len());
         for spoken in all {
             if let Some(image) = spoken.wants()
-                && !wanted.iter().any(|(held, _)| *held == image)
+                && !wanted.iter().any(|held| held.image == image)
             {
-                wanted.push((image, spoken.registry));
+                let open = spoken.views.iter().filter(|view| view.opinion.is_none() && view.policy.proof.is_asked());
+                let proofs = open.map(|view| &view.policy.proof).collect();
+                wanted.push(Want { image, registry: spoken.registry, proofs });
             }
         }
         wanted
     }
+}
+
+/// An image about which more has to be known than its name.
+#[derive(Clone, Debug)]
+pub struct Want<'s, 'a> {
+    /// The image.
+    pub image: &'s Reference,
+    /// The Registry that speaks of it.
+    pub registry: Option<&'a Arc<RegistryEntry>>,
+    /// What has to be proven of it.
+    pub proofs: SmallVec<[&'a Proof; 2]>,
 }
 
 /// Everything that was thought about one image.

@@ -15,6 +15,7 @@ mod asker;
 mod evidence;
 mod health;
 mod keys;
+mod prove;
 mod sources;
 mod tags;
 
@@ -29,7 +30,7 @@ use self::{
     keys::{JudgeKey, ResolveKey, place},
 };
 use crate::{
-    api::Provider,
+    api::{Evidence, Provider},
     facts::{Busy, BusyCause, Facts, Manifest, Outcome},
     flights::{Bounds, NotYet, Ticket},
     image::{Digest, Reference, Subject},
@@ -37,6 +38,7 @@ use crate::{
     line::Class,
     metrics::{Asked, Metrics, QuestionLabels},
     policy::RegistryEntry,
+    proof::Proof,
     provider::{self, Question, Seen},
     registry::{Failure, Pass, RegistryClient, Request},
     verdict::{Sight, Source},
@@ -70,7 +72,7 @@ impl Lookups {
         image: &Reference,
         registry: Option<&Arc<RegistryEntry>>,
         processor: bool,
-        inside: bool,
+        (inside, proofs): (bool, &[&Proof]),
         access: impl FnOnce() -> Option<Access>,
     ) -> Option<Sight> {
         let subject = match image.subject() {
@@ -83,7 +85,9 @@ impl Lookups {
             }
         };
         let known = self.parts.index.read().image(&subject)?;
+        let evidence = prove::at_hand(&known, proofs).ok()?;
         suffices(&known, &subject, registry, inside).then(|| Sight {
+            evidence,
             subject: Some(subject),
             certain: true,
             outcome: Outcome::Found(known.facts.clone()),
@@ -114,8 +118,16 @@ impl Lookups {
 
     async fn look(&self, image: &Reference, registry: Option<&Arc<RegistryEntry>>, asker: &Asker<'_>) -> Sight {
         let listed = registry.is_some();
-        let sight =
-            |subject, outcome, last, source, certain| Sight { subject, certain, outcome, last, source, listed, processor: asker.processor };
+        let sight = |subject, outcome, last, source, certain, evidence| Sight {
+            subject,
+            certain,
+            outcome,
+            last,
+            source,
+            listed,
+            processor: asker.processor,
+            evidence,
+        };
         let (subject, resolved_now) = match image.subject() {
             Some(subject) => (subject, Source::Known),
             None => match self.digest_of(image, registry, asker).await {
@@ -123,14 +135,16 @@ impl Lookups {
                 (other, source) => {
                     let (subject, last) = self.last_of_tag(image, registry, asker.access.as_ref().ok());
                     let outcome = other.found::<Arc<Facts>>().map_or_else(|end| end, |_| Outcome::Absent);
-                    return sight(subject, outcome, last, source, false);
+                    let evidence = subject.as_ref().and_then(|subject| self.evidence_at_hand(subject, asker));
+                    return sight(subject, outcome, last, source, false, evidence);
                 }
             },
         };
         let known = self.parts.index.read().image(&subject);
         if let Some(known) = known.as_ref().filter(|known| suffices(known, &subject, registry, asker.inside)) {
             self.note_tag(image, &subject, resolved_now, asker);
-            return sight(Some(subject), Outcome::Found(known.facts.clone()), None, resolved_now, true);
+            let evidence = self.prove(&subject, registry, asker, Class::Admission).await;
+            return sight(Some(subject), Outcome::Found(known.facts.clone()), None, resolved_now, true, evidence);
         }
         let last = known.or_else(|| self.bad_by_another_name(&subject, registry)).map(|known| last_look(&known, &subject, registry));
         let outcome = match (self.judge(&subject, registry, asker, Class::Admission).await, &last) {
@@ -139,7 +153,19 @@ impl Lookups {
             (outcome, _) => outcome,
         };
         self.note_tag(image, &subject, resolved_now, asker);
-        sight(Some(subject), outcome, last, Source::Asked, true)
+        let evidence = match &outcome {
+            Outcome::Found(_) => self.prove(&subject, registry, asker, Class::Admission).await,
+            // What could not be asked about itself is not asked about what is signed.
+            _ => self.evidence_at_hand(&subject, asker),
+        };
+        sight(Some(subject), outcome, last, Source::Asked, true, evidence)
+    }
+
+    /// What is written of evidence, at any age, where it speaks of everybody who is asked for.
+    fn evidence_at_hand(&self, subject: &Subject, asker: &Asker<'_>) -> Option<Outcome<Arc<Evidence>>> {
+        let known = self.parts.index.read().image(subject).filter(|_| !asker.proofs.is_empty())?;
+        let evidence = known.evidence.clone().filter(|held| asker.proofs.iter().all(|proof| proof.is_covered_by(held)))?;
+        Some(Outcome::Found(evidence))
     }
 
     /// The same digest under another name at the same Registry, if it is known to be bad there: what is the same may be called by another host,
@@ -185,7 +211,20 @@ impl Lookups {
             Some(known) if known.facts.state.is_bad() || suffices(&known, &subject, registry, asker.inside) => {
                 let outcome = Outcome::Found(known.facts.clone());
                 let (listed, processor) = (registry.is_some(), asker.processor);
-                Some(Sight { subject: Some(subject), certain: true, outcome, last: None, source: Source::Known, listed, processor })
+                let evidence = prove::at_hand(&known, asker.proofs).unwrap_or_else(|_| {
+                    self.launch_prove(&subject, registry, access, asker);
+                    None
+                });
+                Some(Sight {
+                    subject: Some(subject),
+                    certain: true,
+                    outcome,
+                    last: None,
+                    source: Source::Known,
+                    listed,
+                    processor,
+                    evidence,
+                })
             }
             _ => {
                 self.launch_judge(&subject, registry, access, asker);
@@ -229,7 +268,7 @@ impl Lookups {
     /// Flights in the air.
     #[must_use]
     pub fn aloft(&self) -> usize {
-        self.parts.resolves.aloft() + self.parts.judges.aloft()
+        self.parts.resolves.aloft() + self.parts.judges.aloft() + self.parts.proofs.aloft()
     }
 
     /// The digest that a tag stands for now, for the leader's adoption.
@@ -280,7 +319,11 @@ impl Lookups {
 
     /// What is owed: a judgement that nobody waits for any more.
     pub async fn make_up(&self, subject: &Subject, registry: Option<&Arc<RegistryEntry>>, asker: &Asker<'_>) -> Outcome<Arc<Facts>> {
-        self.judge(subject, registry, asker, Class::Retry).await
+        let judged = self.judge(subject, registry, asker, Class::Retry).await;
+        match (&judged, self.prove(subject, registry, asker, Class::Retry).await) {
+            (Outcome::Found(_), Some(evidence)) => evidence.found().map_or_else(|end| end, |_| judged),
+            _ => judged,
+        }
     }
 
     fn launch_judge(&self, subject: &Subject, registry: Option<&Arc<RegistryEntry>>, access: &Access, asker: &Asker<'_>) {
@@ -360,6 +403,7 @@ impl Lookups {
     pub fn sweep(&self) {
         self.parts.resolves.sweep();
         self.parts.judges.sweep();
+        self.parts.proofs.sweep();
         let rules = self.parts.index.read().rules();
         self.parts.sources.keep(|name| rules.registries.contains_key(name));
     }
@@ -367,8 +411,8 @@ impl Lookups {
     /// Answers that are kept, and the bytes that they take.
     #[must_use]
     pub fn kept(&self) -> (usize, usize) {
-        let (resolves, judges) = (self.parts.resolves.kept(), self.parts.judges.kept());
-        (resolves.0 + judges.0, resolves.1 + judges.1)
+        let all = [self.parts.resolves.kept(), self.parts.judges.kept(), self.parts.proofs.kept()];
+        (all.iter().map(|(count, _)| count).sum(), all.iter().map(|(_, bytes)| bytes).sum())
     }
 
     /// Registries that are out, by what this replica has seen.

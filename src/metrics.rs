@@ -64,6 +64,8 @@ pub enum Asked {
     Probe,
     /// The state of a digest, by the leader's regular look.
     Poll,
+    /// What is signed about a digest.
+    Prove,
 }
 
 /// A question to a registry and its end.

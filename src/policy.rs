@@ -14,6 +14,7 @@ use crate::{
     facts::Manifest,
     image::{Digest, Reference},
     pattern::Pattern,
+    proof::{Asked, Proof, ProofError},
 };
 
 mod labels;
@@ -34,6 +35,8 @@ pub struct Policy {
     denies_digests: bool,
     /// What it asks for.
     pub require: api::Require,
+    /// What of that has to be proven by signatures.
+    pub proof: Proof,
     /// What it does when nobody knows.
     pub when_unknown: api::WhenUnknown,
     /// What it does about pods whose image is no longer good.
@@ -80,6 +83,9 @@ pub enum Unreadable {
     /// A host.
     #[error("spec.hosts: {0}")]
     Host(String),
+    /// Who is trusted, and what has to be signed.
+    #[error("{0}")]
+    Proof(ProofError),
     /// The endpoint.
     #[error("spec.endpoint: {0}")]
     Endpoint(String),
@@ -135,6 +141,13 @@ impl TryFrom<&api::QuarantinePolicy> for Policy {
             exclude: patterns("spec.match.excludeImages", &spec.matching.exclude_images)?,
             denies_digests: deny.iter().any(|rule| matches!(rule.what, Denied::Digest(_))),
             deny,
+            proof: Proof::read(&Asked {
+                authorities: &spec.authorities,
+                signatures: spec.require.signatures.as_ref(),
+                sbom: spec.require.sbom.as_ref(),
+                vulnerabilities: spec.require.vulnerabilities.as_ref(),
+            })
+            .map_err(Unreadable::Proof)?,
             require: spec.require.clone(),
             when_unknown: spec.when_unknown.clone(),
             when_revoked: spec.when_revoked,
@@ -204,7 +217,7 @@ impl Policy {
     /// Whether anything must be known of an image to judge it. Where not, no registry is asked.
     #[must_use]
     pub fn needs_facts(&self) -> bool {
-        self.require.released != Level::Off || self.denies_digests
+        self.require.released != Level::Off || self.denies_digests || self.proof.is_asked()
     }
 
     /// Whether it denies any image by its digest.
@@ -320,6 +333,7 @@ pub struct Waiver {
     requirements: Vec<Requirement>,
     digests: Vec<Digest>,
     images: Vec<Pattern>,
+    vulnerabilities: Vec<String>,
     namespaces: Vec<String>,
     /// The end of it.
     pub expires: Timestamp,
@@ -334,6 +348,7 @@ impl TryFrom<&api::Waiver> for Waiver {
             requirements: object.spec.requirements.clone(),
             digests: digests("spec.digests", &object.spec.digests)?,
             images: patterns("spec.images", &object.spec.images)?,
+            vulnerabilities: object.spec.vulnerabilities.clone(),
             namespaces: object.spec.namespaces.clone(),
             expires: object.spec.expires,
         })
@@ -353,9 +368,23 @@ impl Waiver {
         self.requirements.contains(&requirement) && self.is_in_force(namespace, now)
     }
 
-    /// Whether it waives the requirement for this image, whose digest may not be known, in this namespace, now.
+    /// Whether it excepts a finding of this image in this namespace, now.
+    #[must_use]
+    pub fn excepts(&self, id: &str, namespace: &str, name: &str, digest: Option<&Digest>, now: Timestamp) -> bool {
+        self.vulnerabilities.iter().any(|held| held.eq_ignore_ascii_case(id))
+            && self.bears(Requirement::Vulnerabilities, namespace, name, digest, now)
+    }
+
+    /// Whether it waives the whole of a requirement for this image, whose digest may not be known, in this namespace, now.
     #[must_use]
     pub fn waives(&self, requirement: Requirement, namespace: &str, name: &str, digest: Option<&Digest>, now: Timestamp) -> bool {
+        // One that names findings waives these and no more.
+        (requirement != Requirement::Vulnerabilities || self.vulnerabilities.is_empty())
+            && self.bears(requirement, namespace, name, digest, now)
+    }
+
+    /// Whether it speaks of the requirement for this image, whose digest may not be known, in this namespace, now.
+    fn bears(&self, requirement: Requirement, namespace: &str, name: &str, digest: Option<&Digest>, now: Timestamp) -> bool {
         self.concerns(requirement, namespace, now)
             && (digest.is_some_and(|digest| self.digests.contains(digest))
                 // A quarantine is waived by digest only, also when the schema's rule was not there to say so.

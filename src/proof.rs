@@ -11,22 +11,30 @@
 //!
 //! JSON with duplicate keys is refused throughout: two readers would read it differently.
 
+mod authority;
 pub mod bundle;
 pub mod dsse;
+pub mod gather;
 pub mod json;
 pub mod key;
 pub mod keyless;
+pub mod report;
+mod require;
+pub mod sbom;
 pub mod simple;
 pub mod statement;
 #[cfg(test)]
 mod tests;
+pub mod vex;
 
 use std::fmt;
 
 pub use self::{
+    authority::Authority,
     bundle::Bundle,
     key::{KeyError, PublicKey},
     keyless::{Identity, TrustRoot, TrustRootError},
+    require::{Asked, Exceptions, NoExceptions, Proof, ProofError, Unproven},
     statement::Statement,
 };
 use crate::{history::clip, image::Digest};
@@ -56,6 +64,8 @@ pub enum Step {
     Statement,
     /// It is about our digest.
     Digest,
+    /// What it says can be read.
+    Predicate,
 }
 
 impl Step {
@@ -91,6 +101,7 @@ impl Step {
             Self::Signature => "Signature",
             Self::Statement => "Statement",
             Self::Digest => "Digest",
+            Self::Predicate => "Predicate",
         }
     }
 
@@ -109,6 +120,7 @@ impl Step {
             Self::Signature => "the signature is right",
             Self::Statement => "the statement can be read",
             Self::Digest => "it is about this digest",
+            Self::Predicate => "what it says can be read",
         }
     }
 }

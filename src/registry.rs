@@ -37,6 +37,7 @@ mod pass;
 mod proxy;
 mod question;
 mod realm;
+mod referrers;
 mod resolver;
 pub(crate) mod slots;
 mod token;
@@ -57,12 +58,13 @@ pub use self::{
     failure::Failure,
     pass::Pass,
     proxy::Proxies,
+    referrers::{Artifact, Layer, Referrers},
 };
 use self::{
     manifest::{ACCEPT, Document, MOST_CHILDREN},
     question::{Ask, Question},
     token::{MOST_TOKENS, Tokens},
-    transport::Transport,
+    transport::{MOST_BYTES, Transport},
 };
 pub use crate::keyring::{CredentialIdentity, Credentials, Holder};
 use crate::{
@@ -215,7 +217,7 @@ impl RegistryClient {
 
     /// Whether the registry is alive: `GET /v2/` answers 200, or 401 or 403 to one who shows nothing.
     pub async fn ping(&self, endpoint: &Endpoint) -> Result<(), Failure> {
-        let ask = Ask { method: Method::GET, url: url_of(endpoint, "/v2/")?, accept: "*/*", body: None };
+        let ask = Ask { method: Method::GET, url: url_of(endpoint, "/v2/")?, accept: "*/*", body: None, limit: MOST_BYTES };
         self.ask(endpoint, &Credentials::Anonymous, &[], async |question| {
             let answer = question.fetch(&ask, None).await?;
             match answer.status.as_u16() {
@@ -229,7 +231,13 @@ impl RegistryClient {
 
     /// Any request. Every status but 401 is an answer, for the caller to judge, with [`Answer::failure`] where it has no other meaning.
     pub async fn request(&self, endpoint: &Endpoint, credentials: &Credentials, request: Request<'_>) -> Result<Answer, Failure> {
-        let ask = Ask { method: request.method, url: url_of(endpoint, request.path)?, accept: "application/json", body: request.body };
+        let ask = Ask {
+            method: request.method,
+            url: url_of(endpoint, request.path)?,
+            accept: "application/json",
+            body: request.body,
+            limit: MOST_BYTES,
+        };
         self.ask(endpoint, credentials, request.scopes, async |question| question.answer(&ask).await).await
     }
 
@@ -300,7 +308,7 @@ fn manifest_url(endpoint: &Endpoint, repository: &str, reference: TagOrDigest<'_
 }
 
 async fn resolve(question: &Question<'_>, url: Url, reference: TagOrDigest<'_>) -> Result<Digest, Failure> {
-    let mut ask = Ask { method: Method::HEAD, url, accept: ACCEPT, body: None };
+    let mut ask = Ask { method: Method::HEAD, url, accept: ACCEPT, body: None, limit: MOST_BYTES };
     let head = question.answer(&ask).await?;
     match head.status.as_u16() {
         200 => match (digest_header(&head), reference) {
@@ -374,7 +382,7 @@ async fn document_within(question: &Question<'_>, repository: &str, digest: &Dig
 
 async fn document(question: &Question<'_>, repository: &str, digest: &Digest) -> Result<(Document, Bytes), Failure> {
     let url = manifest_url(question.endpoint, repository, TagOrDigest::Digest(digest))?;
-    let answer = question.answer(&Ask { method: Method::GET, url, accept: ACCEPT, body: None }).await?;
+    let answer = question.answer(&Ask { method: Method::GET, url, accept: ACCEPT, body: None, limit: MOST_BYTES }).await?;
     if answer.status != StatusCode::OK {
         return Err(answer.failure());
     }

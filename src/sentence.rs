@@ -75,6 +75,7 @@ pub fn reason(why: &Why, subject: Option<&Subject>) -> String {
         ),
         Why::NoDigest => "the image is named by tag, and this policy wants a digest: write NAME@sha256:...".to_owned(),
         Why::Held(facts) => held(facts, subject),
+        Why::Unproven(unproven) => format!("{unproven}. Sign and attach what is missing, and try again"),
         Why::Unmanaged { listed: true } => {
             "nobody keeps a quarantine flag for this registry (its Registry object has provider None), and this policy admits released images only".to_owned()
         }
@@ -103,6 +104,7 @@ pub fn reason(why: &Why, subject: Option<&Subject>) -> String {
             BusyCause::Credentials => {
                 "Lazaretto cannot read its own credentials for this registry just now. Try again shortly".to_owned()
             }
+            BusyCause::Unproven => "what is signed about this image was not fetched yet. Try again shortly".to_owned(),
             BusyCause::Unread => {
                 "this policy denies some images by digest, and the registry has not shown yet what is inside this one. Try again shortly".to_owned()
             }
@@ -119,6 +121,7 @@ pub fn short(why: &Why) -> String {
         Why::IndexTooLarge => "its index has too many images to tell whether a denied one is among them".to_owned(),
         Why::NoDigest => "named by tag, not by digest".to_owned(),
         Why::Held(facts) => format!("{} since {}", state(facts.state), second(facts.since)),
+        Why::Unproven(unproven) => unproven.to_string(),
         Why::Unmanaged { .. } => "nobody keeps a quarantine flag for it".to_owned(),
         Why::AddressLiteral => "its registry is named by an address".to_owned(),
         Why::NotFoundOrNotPermitted => "not found or not permitted".to_owned(),

@@ -15,10 +15,11 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 
 use crate::{
-    api::{Allowance, Level, Mode, Requirement, State},
+    api::{Allowance, Evidence, Level, Mode, Requirement, State},
     facts::{Block, Busy, BusyCause, Facts, Manifest, Outage, Outcome},
     image::{Reference, Subject},
     policy::{Policy, Waiver},
+    proof::{Exceptions, Unproven},
 };
 
 /// What is at hand about one image when it is judged.
@@ -38,6 +39,8 @@ pub struct Sight {
     pub listed: bool,
     /// The pod is the quarantine processor's of that Registry.
     pub processor: bool,
+    /// What was found signed about it, or how the question for that ended. None where nobody asked.
+    pub evidence: Option<Outcome<Arc<Evidence>>>,
 }
 
 impl Sight {
@@ -120,6 +123,8 @@ pub enum Why {
     NoDigest,
     /// The image is in quarantine, or failed.
     Held(Arc<Facts>),
+    /// Something has to be signed, and is not.
+    Unproven(Unproven),
     /// Nobody keeps a flag for it, and the policy does not allow that.
     Unmanaged {
         /// A Registry object names its host.
@@ -251,19 +256,77 @@ fn judge(case: &Case<'_, '_>, sight: &Sight, warnings: &mut Vec<Why>) -> Verdict
     match case.policy.require.released {
         // Only a deny rule by digest asked for the facts.
         Level::Off => match table(case, sight) {
-            Verdict::Refuse(Why::Held(_) | Why::Unmanaged { .. }) | Verdict::Admit(_) => Verdict::Admit(basis(sight)),
-            Verdict::Unknown(Unknown::Pending(_)) if matches!(sight.outcome, Outcome::Found(_)) => Verdict::Admit(basis(sight)),
+            Verdict::Refuse(Why::Held(_) | Why::Unmanaged { .. }) | Verdict::Admit(_) => {
+                with_proof(case, sight, Verdict::Admit(basis(sight)))
+            }
+            Verdict::Unknown(Unknown::Pending(_)) if matches!(sight.outcome, Outcome::Found(_)) => {
+                with_proof(case, sight, Verdict::Admit(basis(sight)))
+            }
             other => other,
         },
-        Level::Deny => released(case, sight),
-        Level::Warn => match released(case, sight) {
+        Level::Deny => with_proof(case, sight, released(case, sight)),
+        Level::Warn => match with_proof(case, sight, released(case, sight)) {
             Verdict::Admit(basis) => Verdict::Admit(basis),
             // A missing release only earns a warning, but a denied image must not hide behind a look-up that is slow.
             open @ (Verdict::Unknown(_) | Verdict::Busy(_)) if case.policy.denies_digests() && !is_inside_known(sight) => open,
+            // Only the release may be wanting at this level.
+            unproven @ Verdict::Refuse(Why::Unproven(_)) => unproven,
             Verdict::Refuse(why) => warn(warnings, why, sight),
             Verdict::Unknown(unknown) => warn(warnings, Why::Unknown(unknown), sight),
             Verdict::Busy(busy) => warn(warnings, Why::Busy(busy), sight),
         },
+    }
+}
+
+/// The same verdict where what has to be signed is signed; the processor of the quarantine sees images before they are.
+fn with_proof(case: &Case<'_, '_>, sight: &Sight, verdict: Verdict) -> Verdict {
+    if !case.policy.proof.is_asked() || matches!(verdict, Verdict::Refuse(_) | Verdict::Admit(Basis::Processor)) {
+        return verdict;
+    }
+    match (proven(case, sight), verdict) {
+        (refused @ Verdict::Refuse(_), _) | (refused @ Verdict::Busy(_), Verdict::Admit(_) | Verdict::Unknown(_)) => refused,
+        (Verdict::Admit(_), verdict) | (_, verdict @ (Verdict::Busy(_) | Verdict::Unknown(_))) => verdict,
+        (unknown, _) => unknown,
+    }
+}
+
+/// What the evidence comes to. That it could not be had is never read as "not signed".
+fn proven(case: &Case<'_, '_>, sight: &Sight) -> Verdict {
+    let unread = || Verdict::Busy(Busy { cause: BusyCause::Unproven, retry_after: Duration::from_secs(2) });
+    match &sight.evidence {
+        Some(Outcome::Found(evidence)) if case.policy.proof.is_covered_by(evidence) => {
+            match case.policy.proof.judge(evidence, &Excepted { case, sight }, case.now) {
+                Ok(()) => Verdict::Admit(basis(sight)),
+                Err(unproven) => Verdict::Refuse(Why::Unproven(unproven)),
+            }
+        }
+        // Somebody was named as an authority a moment ago.
+        Some(Outcome::Found(_)) => unread(),
+        Some(other) => end(other, sight),
+        // Where the image itself could not be asked about, that says why.
+        None => match &sight.outcome {
+            Outcome::Found(_) => unread(),
+            other => end(other, sight),
+        },
+    }
+}
+
+/// The waivers, as proof knows them.
+struct Excepted<'c, 'p, 'a> {
+    case: &'c Case<'p, 'a>,
+    sight: &'c Sight,
+}
+
+impl Exceptions for Excepted<'_, '_, '_> {
+    fn waives(&self, requirement: Requirement) -> bool {
+        self.case.waived(requirement, Some(self.sight))
+    }
+
+    fn excepts(&self, id: &str) -> bool {
+        let Case { waivers, namespace, image, now, .. } = *self.case;
+        let subject = self.sight.subject.as_ref().filter(|_| self.sight.certain);
+        let digest = image.digest().or_else(|| subject.map(Subject::digest));
+        waivers.iter().any(|waiver| waiver.excepts(id, namespace, image.name(), digest, now))
     }
 }
 
@@ -335,6 +398,14 @@ pub fn table(case: &Case<'_, '_>, sight: &Sight) -> Verdict {
             State::Pending if sight.listed => unknown(sight, Unknown::Pending(facts.reason.clone())),
             State::Pending => unlisted(sight),
         },
+        other => end(other, sight),
+    }
+}
+
+/// What the end of a question comes to that found nothing; one that did is for whoever asked it.
+fn end<T>(outcome: &Outcome<T>, sight: &Sight) -> Verdict {
+    match outcome {
+        Outcome::Found(_) => Verdict::Busy(Busy { cause: BusyCause::Unproven, retry_after: Duration::from_secs(2) }),
         Outcome::Hidden => Verdict::Refuse(Why::Hidden),
         Outcome::Absent | Outcome::Refused => Verdict::Refuse(Why::NotFoundOrNotPermitted),
         Outcome::Blocked(block) => Verdict::Refuse(Why::Blocked(block.clone())),
@@ -385,7 +456,8 @@ pub fn settle(case: &Case<'_, '_>, sight: &Sight, verdict: Verdict) -> Settled {
             Unknown::Unauthorized(_) => (knobs.unauthorized, Basis::OpenUnauthorized, unknown),
         },
     };
-    if was_good(case, sight) {
+    let proof_is_known = !case.policy.proof.is_asked() || matches!(sight.evidence, Some(Outcome::Found(_)));
+    if proof_is_known && was_good(case, sight) {
         return Settled::Admit(Basis::LastKnownGood);
     }
     match allowance {

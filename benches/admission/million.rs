@@ -80,8 +80,15 @@ async fn ask(lookups: Arc<Lookups>, index: SharedIndex, from: usize, to: usize) 
                 };
                 let image = Reference::parse(&image).unwrap();
                 let deadline = Instant::now() + Duration::from_secs(10);
-                let asker =
-                    Asker { namespace: "team-0", access: Ok(wallet::anonymous()), deadline, record: true, processor: false, inside: false };
+                let asker = Asker {
+                    namespace: "team-0",
+                    access: Ok(wallet::anonymous()),
+                    deadline,
+                    record: true,
+                    processor: false,
+                    inside: false,
+                    proofs: &[],
+                };
                 let sight = lookups.see(&image, rules.registry_of(&image), &asker).await;
                 assert_eq!(sight.outcome, Outcome::Absent, "{image}");
             }

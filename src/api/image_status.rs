@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Conditions;
+use super::{Conditions, Evidence};
 
 /// Transitions that an ImageStatus remembers at the most.
 pub const MAX_HISTORY: usize = 20;
@@ -199,6 +199,9 @@ pub struct ImageStatusStatus {
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     #[schemars(length(max = 20))]
     pub history: Vec<Transition>,
+    /// What was found signed about it, where some policy or Registry asks for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<Evidence>,
     /// The number of the last transition whose audit line and Event are out.
     #[serde(default)]
     pub emitted_through: u64,

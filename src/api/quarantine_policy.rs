@@ -8,7 +8,10 @@ use serde::{Deserialize, Serialize};
 /// Debts that a policy's status lists at the most.
 pub const MAX_POLICY_DEBTS: usize = 20;
 
-use super::{Conditions, NAME_PATTERN, NAME_PATTERNS, NAME_PATTERNS_MESSAGE, ShortDuration};
+use super::{
+    Authority, Conditions, NAME_PATTERN, NAME_PATTERNS, NAME_PATTERNS_MESSAGE, RequireSbom, RequireSignatures, RequireVulnerabilities,
+    ShortDuration,
+};
 
 /// What a policy does with its verdict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -97,6 +100,10 @@ pub struct QuarantinePolicySpec {
     #[schemars(length(max = 256))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub deny: Vec<DenyRule>,
+    /// Who is trusted to sign; requirements speak of them by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub authorities: Vec<Authority>,
     /// What an image must have.
     #[serde(default)]
     pub require: Require,
@@ -162,11 +169,20 @@ pub struct Require {
     pub unmanaged: Allowance,
     /// The pod names the image by digest. Off (the default), Warn or Deny.
     pub digest: Level,
+    /// The image is signed. Left out: not asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signatures: Option<RequireSignatures>,
+    /// The image has a bill of materials in a signed attestation. Left out: not asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sbom: Option<RequireSbom>,
+    /// A signed report says which vulnerabilities the image has, and they are few and mild enough. Left out: not asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vulnerabilities: Option<RequireVulnerabilities>,
 }
 
 impl Default for Require {
     fn default() -> Self {
-        Self { released: Level::Deny, unmanaged: Allowance::Deny, digest: Level::Off }
+        Self { released: Level::Deny, unmanaged: Allowance::Deny, digest: Level::Off, signatures: None, sbom: None, vulnerabilities: None }
     }
 }
 

@@ -14,6 +14,13 @@ pub enum Requirement {
     Released,
     /// `require.digest`.
     Digest,
+    /// `require.signatures`.
+    Signatures,
+    /// `require.sbom`.
+    #[serde(rename = "SBOM")]
+    Sbom,
+    /// `require.vulnerabilities`: all of it, or the findings that are named.
+    Vulnerabilities,
 }
 
 /// Waives requirements for some images until a day. It never lifts a policy's `deny`.
@@ -41,6 +48,12 @@ pub struct WaiverSpec {
     #[schemars(length(min = 1, max = 8))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub requirements: Vec<Requirement>,
+    /// Findings that are waived, such as `CVE-2026-0001`. Left out or empty: `Vulnerabilities` waives the whole requirement. Only what a report's summary
+    /// names (the worst 20) can be waived so.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 64)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub vulnerabilities: Vec<String>,
     /// Digests for which it is waived, wherever they come from.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(max = 135), regex(pattern = "^sha(256:[0-9a-f]{64}|512:[0-9a-f]{128})$")))]

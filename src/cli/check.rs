@@ -251,7 +251,7 @@ async fn hands(
     client: Option<&Client>,
 ) -> anyhow::Result<HashMap<Reference, Hand>> {
     let judged = cases.iter().filter_map(|case| case.judged.as_ref().ok());
-    let mut wanted: Vec<Reference> = judged.flat_map(|(_, spoken)| Spoken::wanted(spoken)).map(|(image, _)| image.clone()).collect();
+    let mut wanted: Vec<Reference> = judged.flat_map(|(_, spoken)| Spoken::wanted(spoken)).map(|want| want.image.clone()).collect();
     wanted.sort_unstable();
     wanted.dedup();
     if wanted.is_empty() {

@@ -56,6 +56,10 @@ impl Standing {
             None => (None, false),
         };
         let sight = found.map(|found| Sight {
+            evidence: match &found {
+                Finding::Known(known) => known.evidence.clone().map(Outcome::Found),
+                Finding::Ended(_) => None,
+            },
             subject: Some(subject.clone()),
             certain: true,
             outcome: match found {

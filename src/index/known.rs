@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::FIRST_SEEN_IN;
 use crate::{
-    api::{self, ImageStatus, Provider},
+    api::{self, Evidence, ImageStatus, Provider},
     facts::{Child, Facts, Manifest},
     image::{Reference, Subject},
 };
@@ -36,6 +36,8 @@ pub struct Known {
     pub first_seen_in: Option<Arc<str>>,
     /// The tags that were last seen to stand for it, as references, and when.
     pub tags: Box<[(Reference, Timestamp)]>,
+    /// What was found signed about it.
+    pub evidence: Option<Arc<Evidence>>,
 }
 
 impl Known {
@@ -101,6 +103,7 @@ impl Known {
             fell,
             first_seen_in: object.metadata.labels.as_ref().and_then(|labels| labels.get(FIRST_SEEN_IN)).map(|name| name.as_str().into()),
             tags,
+            evidence: status.evidence.map(Arc::new),
         };
         Some((subject, known))
     }

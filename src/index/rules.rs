@@ -8,6 +8,7 @@ use std::{
 use crate::{
     image::{Digest, Reference},
     policy::{Policy, RegistryEntry, Waiver},
+    proof::Proof,
     verdict::Sight,
 };
 
@@ -37,6 +38,17 @@ impl Rules {
 
     pub(super) fn collect_denied(&mut self) {
         self.denied = self.policies.values().flat_map(|policy| policy.denied_digests()).cloned().collect();
+    }
+
+    /// What policies want to have proven.
+    pub fn proofs(&self) -> impl Iterator<Item = &Proof> {
+        self.policies.values().map(|policy| &policy.proof).filter(|proof| proof.is_asked())
+    }
+
+    /// What those policies want to have proven that speak of images of this name.
+    pub fn proofs_for(&self, name: &str) -> Vec<&Proof> {
+        let policies = self.policies.values().filter(|policy| policy.proof.is_asked() && policy.matches_image(name));
+        policies.map(|policy| &policy.proof).collect()
     }
 
     /// The Registry that speaks of this image; the first by name where several do.

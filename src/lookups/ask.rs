@@ -8,18 +8,21 @@ use std::{
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
 
 use super::{
     Access, BOUNDS, Lives,
     evidence::About,
-    keys::{JudgeKey, ProbeKey, ResolveKey, place},
+    keys::{JudgeKey, ProbeKey, ProveKey, ResolveKey, place},
     sources::Sources,
     suffices,
     tags::{Tags, is_ours},
 };
 use crate::{
-    api::{MAX_CHILDREN, QuarantineProvider},
+    api::{Evidence, MAX_CHILDREN, QuarantineProvider},
     facts::{Busy, BusyCause, Facts, Outcome},
     flights::{Flights, Found},
     history::{Observation, Weight},
@@ -37,6 +40,8 @@ use crate::{
 
 /// How long a judgement waits for its being written down.
 const WRITING: Duration = Duration::from_secs(1);
+/// MiB of evidence that is held at once while it is checked.
+pub(super) const ROOM: usize = 40;
 /// Images that registries were seen to block, remembered until they are seen to be let through.
 const MOST_BLOCKED: usize = 4_096;
 
@@ -53,6 +58,9 @@ pub(super) struct Parts {
     pub(super) sources: Sources,
     pub(super) resolves: Flights<ResolveKey, Outcome<Digest>>,
     pub(super) judges: Flights<JudgeKey, Outcome<Arc<Facts>>>,
+    pub(super) proofs: Flights<ProveKey, Outcome<Arc<Evidence>>>,
+    /// How much of evidence is held at once, in MiB.
+    pub(super) room: Semaphore,
     pub(super) probes: Flights<ProbeKey, bool>,
     /// Counts registries that were out and are well again.
     pub(super) recovered: watch::Sender<u64>,
@@ -89,6 +97,8 @@ impl Parts {
             sources: Sources::default(),
             resolves: Flights::new(BOUNDS),
             judges: Flights::new(BOUNDS),
+            proofs: Flights::new(BOUNDS),
+            room: Semaphore::new(ROOM),
             probes: Flights::new(BOUNDS),
             recovered: watch::channel(0).0,
             lives,
@@ -173,7 +183,7 @@ impl Parts {
         self.found(outcome, self.lives.facts)
     }
 
-    fn place_of(&self, host: &str, repository: &str) -> u64 {
+    pub(super) fn place_of(&self, host: &str, repository: &str) -> u64 {
         place(self.index.read().rules().registry_for(host, repository))
     }
 
@@ -317,7 +327,7 @@ impl Parts {
         }
     }
 
-    fn found<T>(&self, outcome: Outcome<T>, good: Duration) -> Found<Outcome<T>> {
+    pub(super) fn found<T>(&self, outcome: Outcome<T>, good: Duration) -> Found<Outcome<T>> {
         let life = match &outcome {
             Outcome::Found(_) => good,
             Outcome::Absent

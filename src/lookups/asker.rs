@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use crate::{
     facts::{Busy, BusyCause, Outcome},
+    proof::Proof,
     registry::{CredentialIdentity, Credentials},
 };
 
@@ -57,6 +58,8 @@ pub struct Asker<'a> {
     pub processor: bool,
     /// Whether it has to be known what is inside the image: a policy denies some by digest.
     pub inside: bool,
+    /// What the policies that speak of the image want to have proven; empty where they want nothing.
+    pub proofs: &'a [&'a Proof],
 }
 
 /// For how long answers are kept, before jitter.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
+    api::{Evidence, MAX_EVIDENCE_BYTES},
     facts::{Child, Facts, Manifest, Outcome},
     flights::Weigh,
     image::{Digest, Reference, Subject},
@@ -34,6 +35,19 @@ pub(super) struct JudgeKey {
     /// Where it is asked, as [`place`] has it.
     pub(super) place: u64,
     /// Whether what is found is written down: a dry run must not be answered for by one that writes, nor the other way round.
+    pub(super) record: bool,
+}
+
+/// What is signed about a digest, for whoever shows this.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct ProveKey {
+    pub(super) subject: Subject,
+    pub(super) access: CredentialIdentity,
+    /// Where it is asked, as [`place`] has it.
+    pub(super) place: u64,
+    /// Who is looked for.
+    pub(super) authorities: u64,
+    /// Whether what is found is written down.
     pub(super) record: bool,
 }
 
@@ -88,6 +102,19 @@ impl Weigh for ResolveKey {
 impl Weigh for JudgeKey {
     fn weight(&self) -> usize {
         COUNTS + self.subject.registry().len() + self.subject.repository().len() + self.subject.digest().weight()
+    }
+}
+
+impl Weigh for ProveKey {
+    fn weight(&self) -> usize {
+        COUNTS + self.subject.registry().len() + self.subject.repository().len() + self.subject.digest().weight()
+    }
+}
+
+impl Weigh for Arc<Evidence> {
+    fn weight(&self) -> usize {
+        // What is kept is bounded by its JSON, and takes about as much again in memory.
+        2 * MAX_EVIDENCE_BYTES
     }
 }
 

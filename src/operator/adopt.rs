@@ -187,7 +187,7 @@ async fn confirmed(term: &Term, registry: &Arc<RegistryEntry>, access: &Access, 
         Some(subject) => subject,
         None => {
             let (access, deadline) = (Ok(access.clone()), Instant::now() + PATIENCE);
-            let asker = Asker { namespace: "", access, deadline, record: true, processor: false, inside: true };
+            let asker = Asker { namespace: "", access, deadline, record: true, processor: false, inside: true, proofs: &[] };
             match term.operator.lookups.digest_of(image, Some(registry), &asker).await.0.found() {
                 Ok(digest) => image.with_digest(digest),
                 Err(end) => return end,

@@ -18,7 +18,7 @@ use super::{
     realm,
     slots::Slot,
     token::{self, TokenKey, Tokens},
-    transport::{Hop, Transport, outage, peer},
+    transport::{Hop, MOST_BYTES, Transport, outage, peer},
 };
 use crate::{facts::OutageKind, keyring::REFRESH_TOKEN_USER};
 
@@ -33,6 +33,17 @@ pub(super) struct Ask {
     pub(super) url: Url,
     pub(super) accept: &'static str,
     pub(super) body: Option<Bytes>,
+    /// Bytes that the answer's body may have.
+    pub(super) limit: usize,
+}
+
+/// One request as it goes out.
+struct Sent<'a> {
+    method: Method,
+    url: &'a Url,
+    headers: HeaderMap,
+    body: Option<Bytes>,
+    limit: usize,
 }
 
 /// What goes with a question from its beginning to its end.
@@ -98,7 +109,12 @@ impl Question<'_> {
             if ask.body.is_some() {
                 headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
             }
-            let answer = self.send(ask.method.clone(), &url, headers, ask.body.clone(), self.rules_for(&url)).await?;
+            let answer = self
+                .send(
+                    Sent { method: ask.method.clone(), url: &url, headers, body: ask.body.clone(), limit: ask.limit },
+                    self.rules_for(&url),
+                )
+                .await?;
             if !matches!(answer.status.as_u16(), 301 | 302 | 303 | 307 | 308) {
                 if answer.status == StatusCode::UNAUTHORIZED && !at_home {
                     let message = format!("the registry redirects to {}, which wants credentials; they are not sent there", peer(&url));
@@ -137,11 +153,12 @@ impl Question<'_> {
             .is_some_and(|host| realm::is_own(self.endpoint, host) || (self.endpoint.listed && realm::is_relative(self.endpoint, host)))
     }
 
-    async fn send(&self, method: Method, url: &Url, headers: HeaderMap, body: Option<Bytes>, rules: Rules) -> Result<Answer, Failure> {
+    async fn send(&self, sent: Sent<'_>, rules: Rules) -> Result<Answer, Failure> {
+        let Sent { method, url, headers, body, limit } = sent;
         // The Registry's authorities vouch for its own hosts only.
         let authorities = self.endpoint.authorities.as_ref().filter(|_| self.is_near(url));
         let _turn = self.pass.turn().await?;
-        let hop = Hop { method, url, headers, body, rules, authorities, apart: self.pass.is_free() };
+        let hop = Hop { limit, method, url, headers, body, rules, authorities, apart: self.pass.is_free() };
         let answer = self.pass.within(&peer(url), self.transport.send(hop)).await?;
         if answer.status == StatusCode::TOO_MANY_REQUESTS {
             // The line is told at once: others stand in it.
@@ -213,7 +230,7 @@ impl Question<'_> {
     async fn post_for_token(&self, realm: &Url, form: Bytes, rules: Rules) -> Result<Answer, Failure> {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
-        self.send(Method::POST, realm, headers, Some(form), rules).await
+        self.send(Sent { method: Method::POST, url: realm, headers, body: Some(form), limit: MOST_BYTES }, rules).await
     }
 
     async fn get_token(&self, url: &Url, rules: Rules) -> Result<Answer, Failure> {
@@ -221,6 +238,6 @@ impl Question<'_> {
         if !self.credentials.is_anonymous() {
             headers.insert(AUTHORIZATION, self.basic()?);
         }
-        self.send(Method::GET, url, headers, None, rules).await
+        self.send(Sent { method: Method::GET, url, headers, body: None, limit: MOST_BYTES }, rules).await
     }
 }

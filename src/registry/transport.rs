@@ -30,6 +30,8 @@ const MOST_CLIENTS: usize = 64;
 
 /// One request, redirects not followed.
 pub(super) struct Hop<'a> {
+    /// Bytes that the body of an answer may have.
+    pub(super) limit: usize,
     pub(super) method: Method,
     pub(super) url: &'a Url,
     pub(super) headers: HeaderMap,
@@ -130,7 +132,7 @@ impl Transport {
         let body = if is_head {
             Bytes::new()
         } else if status.is_success() {
-            whole(&mut response, &peer).await?
+            whole(&mut response, &peer, hop.limit).await?
         } else {
             beginning(&mut response).await
         };
@@ -176,14 +178,14 @@ pub(super) fn peer(url: &Url) -> String {
 }
 
 /// The body of an answer that counts: all of it or none.
-async fn whole(response: &mut reqwest::Response, peer: &str) -> Result<Bytes, Failure> {
-    let too_large = || Failure::Misbehaved(format!("{peer} sends more than {} MiB where a manifest should be", MOST_BYTES >> 20));
-    if response.content_length().is_some_and(|length| length > MOST_BYTES as u64) {
+async fn whole(response: &mut reqwest::Response, peer: &str, limit: usize) -> Result<Bytes, Failure> {
+    let too_large = || Failure::Misbehaved(format!("{peer} sends more than {} MiB", limit >> 20));
+    if response.content_length().is_some_and(|length| length > limit as u64) {
         return Err(too_large());
     }
     let mut body = BytesMut::new();
     while let Some(chunk) = response.chunk().await.map_err(|error| failure(peer, &error))? {
-        if body.len() + chunk.len() > MOST_BYTES {
+        if body.len() + chunk.len() > limit {
             return Err(too_large());
         }
         body.extend_from_slice(&chunk);

@@ -45,6 +45,7 @@ fn sight(outcome: Outcome<Facts>) -> Sight {
         source: Source::Asked,
         listed: true,
         processor: false,
+        evidence: None,
     }
 }
 
@@ -260,6 +261,7 @@ fn the_processor_runs_what_others_may_not() {
 fn a_waiver_frees_a_digest_until_its_day() {
     let waiver = |digest: &Digest, expires: Timestamp, namespaces: &[&str]| {
         let spec = WaiverSpec {
+            vulnerabilities: Vec::new(),
             requirements: vec![Requirement::Released],
             digests: vec![digest.to_string()],
             images: vec![],
@@ -339,6 +341,7 @@ fn an_index_of_which_not_all_is_held_does_not_pass_a_denied_digest() {
 fn a_host_that_nobody_lists_is_asked_only_where_a_waiver_might_free_its_image() {
     let waiver = |requirement, namespace: &str, expires| {
         let spec = WaiverSpec {
+            vulnerabilities: Vec::new(),
             requirements: vec![requirement],
             digests: vec![subject().digest().to_string()],
             images: vec![],
@@ -365,6 +368,7 @@ fn a_host_that_nobody_lists_is_asked_only_where_a_waiver_might_free_its_image() 
 #[test]
 fn a_waiver_for_a_digest_does_not_free_a_tag_that_may_stand_for_another() {
     let spec = WaiverSpec {
+        vulnerabilities: Vec::new(),
         requirements: vec![Requirement::Released],
         digests: vec![subject().digest().to_string()],
         images: vec![],

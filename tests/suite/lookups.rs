@@ -60,6 +60,7 @@ impl World {
             record: true,
             processor: false,
             inside: false,
+            proofs: &[],
         };
         self.lookups.see(&image, rules.registry_of(&image), &asker).await
     }

@@ -239,7 +239,7 @@ async fn endless_body_is_given_up() {
     is_refused(Quirk::EndlessBody, "the registry's answer cannot be relied on: 127.0.0.1:").await;
     for knobs in [shut(), open()] {
         let scene = Scene::new(knobs, "team/app", Quirk::EndlessBody).await;
-        let sentence = format!("{} sends more than 4 MiB where a manifest should be", scene.registry.host());
+        let sentence = format!("{} sends more than 4 MiB", scene.registry.host());
         scene.ask().await.refuses(&sentence);
     }
 }

@@ -13,9 +13,9 @@ use super::world::World;
 use crate::{
     api::{QuarantineProvider, State},
     cli::{input, output},
-    facts::{Busy, BusyCause, Facts, Outcome},
+    facts::{Busy, BusyCause, Outcome},
     image::{Reference, Subject},
-    index,
+    index::{self, Known},
     keyring::{Credentials, Holder, Keyring},
     lookups::{Access, Asker, Lives, Lookups},
     metrics::Metrics,
@@ -100,7 +100,16 @@ impl Asking {
     async fn see(&self, image: &Reference, world: &World) -> (Sight, Arc<Credentials>) {
         let access = self.access(image);
         let credentials = access.credentials.clone();
-        let asker = Asker { namespace: "", access: Ok(access), deadline: self.deadline, record: false, processor: false, inside: true };
+        let proofs = world.rules.proofs_for(image.name());
+        let asker = Asker {
+            namespace: "",
+            access: Ok(access),
+            deadline: self.deadline,
+            record: false,
+            processor: false,
+            inside: true,
+            proofs: &proofs,
+        };
         (self.lookups.see(image, world.rules.registry_of(image), &asker).await, credentials)
     }
 }
@@ -138,15 +147,19 @@ pub(super) async fn gather(images: Vec<Reference>, world: &World, asking: Option
 async fn at_hand(image: &Reference, world: &World, asking: Option<&Asking>, cluster: bool) -> Hand {
     let listed = world.rules.registry_of(image).is_some();
     let hand = |subject, outcome, last, gap| Hand {
-        sight: Sight { subject, certain: true, outcome, last, source: Source::Known, listed, processor: false },
+        sight: Sight { subject, certain: true, outcome, last, source: Source::Known, listed, processor: false, evidence: None },
         gap,
     };
-    let known = |subject: Subject, facts: &Arc<Facts>| hand(Some(subject), Outcome::Found(facts.clone()), None, None);
+    let known = |subject: Subject, known: &Known| {
+        let mut hand = hand(Some(subject), Outcome::Found(known.facts.clone()), None, None);
+        hand.sight.evidence = known.evidence.clone().map(Outcome::Found);
+        hand
+    };
     let subject = image.subject().or_else(|| world.tags.get(image).map(|digest| image.with_digest(digest.clone())));
     if let Some(subject) = &subject
         && let Some(given) = world.given.image(subject)
     {
-        return known(subject.clone(), &given.facts);
+        return known(subject.clone(), &given);
     }
     if let Some(asking) = asking {
         let asked = subject.as_ref().map_or_else(|| image.clone(), Reference::from);
@@ -154,7 +167,7 @@ async fn at_hand(image: &Reference, world: &World, asking: Option<&Asking>, clus
         if let Some(subject) = &sight.subject
             && let Some(given) = world.given.image(subject)
         {
-            return known(subject.clone(), &given.facts);
+            return known(subject.clone(), &given);
         }
         let gap = gap_of(&sight, &credentials, world.rules.registry_of(image).map(AsRef::as_ref), cluster);
         let sight = if gap.is_some() { Sight { outcome: Outcome::Busy(NOT_ASKED), ..sight } } else { sight };
@@ -169,7 +182,7 @@ async fn at_hand(image: &Reference, world: &World, asking: Option<&Asking>, clus
     let registry = world.rules.registry_of(image).map(AsRef::as_ref);
     // As everywhere, what is known to be bad is believed at any age.
     if written.facts.state.is_bad() || index::is_fresh(&written, &subject, registry, Timestamp::now()) {
-        return known(subject, &written.facts);
+        return known(subject, &written);
     }
     let seen = index::last_seen(&written, &subject, registry);
     let gap = Gap::Stale(written.facts.state, seen);
@@ -196,10 +209,10 @@ fn gap_of(sight: &Sight, credentials: &Credentials, registry: Option<&RegistryEn
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::facts::{Outage, OutageKind};
+    use crate::facts::{Facts, Outage, OutageKind};
 
     fn sight(outcome: Outcome<Arc<Facts>>) -> Sight {
-        Sight { subject: None, certain: false, outcome, last: None, source: Source::Asked, listed: true, processor: false }
+        Sight { subject: None, certain: false, outcome, last: None, source: Source::Asked, listed: true, processor: false, evidence: None }
     }
 
     #[test]

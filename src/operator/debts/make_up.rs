@@ -133,12 +133,13 @@ async fn one(term: Term, wanted: Wanted) -> (Subject, Outcome<Arc<Facts>>) {
     let rules = operator.index.read().rules();
     let Some(image) = &wanted.image.named else { return (wanted.subject, Outcome::Absent) };
     let registry = rules.registry_of(image);
+    let proofs = rules.proofs_for(image.name());
     let mut end = Outcome::Absent;
     for Bearer { namespace, pull_secrets } in &wanted.bearers {
         let secrets: Vec<&str> = pull_secrets.iter().map(AsRef::as_ref).collect();
         let access = operator.wallet.access(registry.map(AsRef::as_ref), image, namespace, &secrets).await;
         let deadline = Instant::now() + PATIENCE;
-        let asker = Asker { namespace, access, deadline, record: true, processor: false, inside: true };
+        let asker = Asker { namespace, access, deadline, record: true, processor: false, inside: true, proofs: &proofs };
         end = operator.lookups.make_up(&wanted.subject, registry, &asker).await;
         if !matches!(end, Outcome::Absent | Outcome::Hidden | Outcome::Refused) {
             break;

@@ -166,7 +166,7 @@ async fn an_index_gives_its_images_and_those_of_indexes_in_it() {
 #[tokio::test]
 async fn a_body_without_end_is_given_up() {
     let (registry, digest) = with_image().await;
-    let sentence = format!("{} sends more than 4 MiB where a manifest should be", registry.host());
+    let sentence = format!("{} sends more than 4 MiB", registry.host());
     for fault in [Fault::EndlessBody, Fault::HugeLength] {
         registry.fault_times(Some(http::Method::GET), "/manifests/", 1, fault);
         let end = client().manifest(&registry.endpoint(), &Credentials::Anonymous, "team/app", &digest).await;

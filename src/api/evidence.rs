@@ -1,0 +1,182 @@
+//! Who is trusted to sign, what has to be signed, and what was found signed.
+
+use jiff::Timestamp;
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::ShortDuration;
+use crate::proof::report::{Severity, Summary};
+
+/// Pieces of evidence that an ImageStatus holds at the most.
+pub const MAX_EVIDENCE: usize = 12;
+/// Authorities that an ImageStatus lists as looked for at the most.
+pub const MAX_LOOKED_FOR: usize = 32;
+/// Bytes of JSON that the evidence of one ImageStatus may have, so that its history keeps its place.
+pub const MAX_EVIDENCE_BYTES: usize = 2_000;
+
+/// Somebody who is trusted to sign.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Authority {
+    /// The name by which requirements speak of it.
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"))]
+    pub name: String,
+    /// Its public key in PEM (`-----BEGIN PUBLIC KEY-----`): ECDSA P-256 or P-384, Ed25519, or RSA of 2048 to 8192 bits.
+    #[schemars(length(min = 1, max = 4_096))]
+    pub public_key: String,
+}
+
+/// The image is signed.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RequireSignatures {
+    /// The authorities whose signatures count, by name. Left out or empty: all of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub by: Vec<String>,
+    /// How many of them have to have signed.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 16))]
+    pub threshold: u32,
+}
+
+const fn one() -> u32 {
+    1
+}
+
+/// A bill of materials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum SbomFormat {
+    /// SPDX 2 or 3.
+    #[serde(rename = "SPDX")]
+    Spdx,
+    /// CycloneDX 1.
+    CycloneDX,
+}
+
+/// The image has a bill of materials (SBOM) in a signed attestation.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RequireSbom {
+    /// The authorities whose attestations count, by name. Left out or empty: all of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub by: Vec<String>,
+    /// The formats that count. Left out or empty: each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 2))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub formats: Vec<SbomFormat>,
+}
+
+/// The image was scanned for vulnerabilities, and a signed report says what was found. Of several reports the latest counts.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RequireVulnerabilities {
+    /// The authorities whose reports count, by name. Left out or empty: all of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub by: Vec<String>,
+    /// The highest severity that is allowed. Medium (the default) allows no high and no critical findings. One of severity Unknown counts as High.
+    #[serde(default = "medium")]
+    pub max_severity: Severity,
+    /// How many findings of a severity that is allowed there may be. One that is left out may have any number.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 6), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["severity"]))]
+    pub counts: Vec<AllowedCount>,
+    /// Count only findings that have a fix, or of which the report cannot say that they have none.
+    #[serde(default)]
+    pub only_fixable: bool,
+    /// How long ago the scan may have been over. Left out: any time. When a scan grows too old new pods are refused; running ones are reported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_age: Option<ShortDuration>,
+    /// The authorities whose OpenVEX statements count, by name: what they say the image is not affected by is no finding. Left out or empty: nobody's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub vex_by: Vec<String>,
+}
+
+const fn medium() -> Severity {
+    Severity::Medium
+}
+
+/// How many findings of one severity there may be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AllowedCount {
+    /// The severity.
+    pub severity: Severity,
+    /// How many.
+    pub most: u32,
+}
+
+/// What was found signed about an image.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Evidence {
+    /// When the registry was last asked for it.
+    #[schemars(with = "k8s_openapi::apimachinery::pkg::apis::meta::v1::Time")]
+    pub looked_at: Timestamp,
+    /// The authorities for whose signatures was looked, each by the first 16 digits of its key's SHA-256.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub looked_for: Vec<String>,
+    /// What was found, and is proven.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 12))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub items: Vec<EvidenceItem>,
+    /// There is more that is proven than fits here.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub more: bool,
+    /// Why the first of what was found proves nothing, where something does not.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 256))]
+    pub unproven: String,
+}
+
+/// What a piece of evidence is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum EvidenceKind {
+    /// A signature over the image.
+    Signature,
+    /// A signed bill of materials.
+    #[serde(rename = "SBOM")]
+    Sbom,
+    /// A signed vulnerability report.
+    Vulnerabilities,
+    /// A signed OpenVEX document.
+    #[serde(rename = "VEX")]
+    Vex,
+}
+
+/// One piece of evidence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EvidenceItem {
+    /// What it is.
+    pub kind: EvidenceKind,
+    /// Who signed it: SHA-256 of the public key.
+    #[schemars(length(max = 71))]
+    pub key: String,
+    /// The digest of the evidence itself.
+    #[schemars(length(max = 135))]
+    pub digest: String,
+    /// The format of a bill of materials.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<SbomFormat>")]
+    pub format: Option<SbomFormat>,
+    /// What a vulnerability report found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<Summary>,
+    /// What the image is not affected by, by a VEX document.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub not_affected: Vec<String>,
+}

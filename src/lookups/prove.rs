@@ -1,0 +1,304 @@
+//! Fetches what is signed about an image, once for everybody who waits.
+//!
+//! Four places are looked in: the referrers of the digest (by the registry's list, or its fallback tag), and cosign's older tags for
+//! signatures and attestations. Each thing is checked as soon as it is here, and forgotten; what stays is the evidence. A question that does not
+//! come to its end is an end of the whole: what could not be fetched is never taken for what is not there. What is there and cannot be
+//! used (too large, another digest, no bundle) proves nothing, and the evidence says so.
+
+use std::{
+    hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, future::BoxFuture, stream};
+use jiff::Timestamp;
+
+use super::{
+    Access, Asker, Lookups,
+    ask::{Context, Parts, ROOM, endpoint},
+    busy,
+    keys::{ProveKey, place},
+    ticket,
+};
+use crate::{
+    api::{Evidence, MAX_LOOKED_FOR},
+    facts::{Busy, BusyCause, Outcome},
+    flights::Found,
+    image::{Digest, Subject},
+    index::{BAD_IS_FRESH, Known, Rules},
+    line::Class,
+    policy::RegistryEntry,
+    proof::{
+        Authority, NoExceptions, Proof,
+        bundle::{self, MEDIA_TYPE as BUNDLE},
+        gather::{self, Checked, Found as Thing},
+        simple,
+    },
+    registry::{Artifact, Failure, Layer, RegistryClient, TagOrDigest},
+};
+
+type Flight = BoxFuture<'static, Found<Outcome<Arc<Evidence>>>>;
+
+/// Referrers that are looked into.
+const MOST_CANDIDATES: usize = 64;
+/// Things that are checked of one image.
+const MOST_THINGS: usize = 128;
+/// Requests for one image at once.
+const AT_ONCE: usize = 4;
+/// A DSSE envelope by itself.
+const ENVELOPE: &str = "application/vnd.dsse.envelope.v1+json";
+
+/// Whether evidence is enough to judge by: it proves what is asked, or somebody looked a moment ago.
+fn suffices(evidence: &Evidence, proofs: &[&Proof]) -> bool {
+    let now = Timestamp::now();
+    let young = now.duration_since(evidence.looked_at).as_secs() <= i64::try_from(BAD_IS_FRESH).unwrap_or(i64::MAX);
+    proofs.iter().all(|proof| proof.is_covered_by(evidence) && (young || proof.judge(evidence, &NoExceptions, now).is_ok()))
+}
+
+/// Evidence has to be fetched.
+#[derive(Debug)]
+pub(super) struct Missing;
+
+/// What is at hand of evidence, if that is enough. None where nothing is asked.
+pub(super) fn at_hand(known: &Known, proofs: &[&Proof]) -> Result<Option<Outcome<Arc<Evidence>>>, Missing> {
+    if proofs.is_empty() {
+        return Ok(None);
+    }
+    let evidence = known.evidence.as_ref().filter(|evidence| suffices(evidence, proofs)).ok_or(Missing)?;
+    Ok(Some(Outcome::Found(evidence.clone())))
+}
+
+/// Everybody for whose signatures is looked: those who are asked for first, then whoever else some policy or Registry trusts, so that one look does
+/// for all of them.
+fn authorities(proofs: &[&Proof], rules: &Rules) -> Vec<Arc<Authority>> {
+    let mut all: Vec<Arc<Authority>> = Vec::new();
+    let asked = proofs.iter().flat_map(|proof| &proof.authorities);
+    let others = rules.proofs().flat_map(|proof| &proof.authorities);
+    for authority in asked.chain(others) {
+        if all.len() < MAX_LOOKED_FOR && !all.iter().any(|held| held.id == authority.id) {
+            all.push(authority.clone());
+        }
+    }
+    all
+}
+
+impl Lookups {
+    /// What is signed about an image. None where nothing is asked.
+    pub async fn prove(
+        &self,
+        subject: &Subject,
+        registry: Option<&Arc<RegistryEntry>>,
+        asker: &Asker<'_>,
+        class: Class,
+    ) -> Option<Outcome<Arc<Evidence>>> {
+        let known = self.parts.index.read().image(subject);
+        let known = known.as_ref();
+        if asker.proofs.is_empty() {
+            return None;
+        }
+        if let Some(Ok(evidence)) = known.map(|known| at_hand(known, asker.proofs)) {
+            return evidence;
+        }
+        let access = match &asker.access {
+            Ok(access) => access,
+            Err(why) => return Some(why.outcome()),
+        };
+        let (key, flight) = self.flight(subject, registry, (access, asker), class);
+        let outcome = self.parts.proofs.get(key, ticket(registry, asker.namespace), asker.deadline, flight).await.unwrap_or_else(busy);
+        // What was not proven at the last look opens in no outage.
+        let last = known.and_then(|known| known.evidence.clone()).filter(|held| asker.proofs.iter().all(|proof| proof.is_covered_by(held)));
+        Some(match (outcome, last) {
+            (Outcome::Unavailable(_) | Outcome::Pending(_) | Outcome::Unauthorized(_), Some(last)) => Outcome::Found(last),
+            (outcome, _) => outcome,
+        })
+    }
+
+    /// Looks for it, so that whoever asks next finds it.
+    pub(super) fn launch_prove(&self, subject: &Subject, registry: Option<&Arc<RegistryEntry>>, access: &Access, asker: &Asker<'_>) {
+        let (key, flight) = self.flight(subject, registry, (access, asker), Class::Admission);
+        self.parts.proofs.launch(key, ticket(registry, asker.namespace), flight);
+    }
+
+    fn flight(
+        &self,
+        subject: &Subject,
+        registry: Option<&Arc<RegistryEntry>>,
+        (access, asker): (&Access, &Asker<'_>),
+        class: Class,
+    ) -> (ProveKey, impl FnOnce() -> Flight + use<>) {
+        let authorities = authorities(asker.proofs, &self.parts.index.read().rules());
+        let ids: Vec<&str> = authorities.iter().map(|authority| &*authority.id).collect();
+        let key = ProveKey {
+            subject: subject.clone(),
+            access: access.identity,
+            place: place(registry),
+            authorities: BuildHasherDefault::<DefaultHasher>::default().hash_one(ids),
+            record: asker.record,
+        };
+        let (parts, registry, access, namespace) = (self.parts.clone(), registry.cloned(), access.clone(), asker.namespace.to_owned());
+        let flown = key.clone();
+        let flight = move || parts.prove(flown, registry, access, namespace, class, authorities).boxed();
+        (key, flight)
+    }
+}
+
+impl Parts {
+    async fn prove(
+        self: Arc<Self>,
+        key: ProveKey,
+        registry: Option<Arc<RegistryEntry>>,
+        access: Access,
+        namespace: String,
+        class: Class,
+        authorities: Vec<Arc<Authority>>,
+    ) -> Found<Outcome<Arc<Evidence>>> {
+        let outcome = match endpoint(key.subject.registry(), registry.as_ref()) {
+            Ok(endpoint) => {
+                let repository = key.subject.repository();
+                let context =
+                    Context { registry: registry.as_ref(), endpoint: &endpoint, access: &access, repository, class, namespace: &namespace };
+                match self.gather(&context, key.subject.digest(), &Arc::from(authorities)).await {
+                    Ok(evidence) => Outcome::Found(Arc::new(evidence)),
+                    Err(end) => end,
+                }
+            }
+            Err(error) => Outcome::Misbehaved(error),
+        };
+        self.metrics
+            .questions
+            .get_or_create(&crate::metrics::QuestionLabels { question: crate::metrics::Asked::Prove, outcome: outcome.kind() })
+            .inc();
+        let outcome = match outcome {
+            Outcome::Found(_) if self.place_of(key.subject.registry(), key.subject.repository()) != key.place => {
+                Outcome::Busy(Busy { cause: BusyCause::Deadline, retry_after: Duration::from_secs(1) })
+            }
+            other => other,
+        };
+        if let (Outcome::Found(evidence), true) = (&outcome, key.record) {
+            self.note_evidence(&key.subject, evidence).await;
+        }
+        self.found(outcome, self.lives.facts)
+    }
+
+    /// Writes down what was found, where something is written of the image at all.
+    async fn note_evidence(&self, subject: &Subject, evidence: &Arc<Evidence>) {
+        let Some(writer) = &self.writer else { return };
+        let known = self.index.read().image(subject);
+        let Some(name) = known.filter(|known| !known.blank).map(|known| known.name.clone()) else { return };
+        match writer.change(&name, |object| crate::history::attested(object, evidence)).await {
+            Ok(Some(object)) => drop(self.index.write().apply_written(&object, Timestamp::now())),
+            Ok(None) => {}
+            // It is found again when somebody asks again.
+            Err(error) => tracing::warn!(%subject, %error, "what is signed about an image was not written"),
+        }
+    }
+
+    /// Everything that is there about a digest, checked.
+    async fn gather<E>(
+        self: &Arc<Self>,
+        context: &Context<'_>,
+        digest: &Digest,
+        authorities: &Arc<[Arc<Authority>]>,
+    ) -> Result<Evidence, Outcome<E>> {
+        let (endpoint, credentials, repository) = (context.endpoint, &*context.access.credentials, context.repository);
+        let tag = digest.to_string().replace(':', "-");
+        let by_tag = async |suffix: &str| {
+            let tag = format!("{tag}.{suffix}");
+            self.ask_for(context, async |client| client.artifact(endpoint, credentials, repository, TagOrDigest::Tag(&tag)).await).await
+        };
+        let list = self.ask_for(context, async |client| client.referrers(endpoint, credentials, repository, digest).await);
+        let (referrers, signatures, attestations) = futures::try_join!(list, by_tag("sig"), by_tag("att"))?;
+        let mut skipped: Vec<Thing> = Vec::new();
+        let mut layers: Vec<Layer> = Vec::new();
+        for artifact in [signatures, attestations].into_iter().flatten() {
+            layers.extend(artifact.layers);
+        }
+        // Some registries show the type of an artifact's configuration, or none: its layers tell.
+        let may_be =
+            |kind: &str| kind.is_empty() || kind.starts_with(BUNDLE) || kind == ENVELOPE || kind == "application/vnd.oci.empty.v1+json";
+        let mut candidates: Vec<Digest> = Vec::new();
+        for (name, kind) in referrers.entries {
+            if may_be(&kind) && !candidates.contains(&name) && candidates.len() <= MOST_CANDIDATES {
+                candidates.push(name);
+            }
+        }
+        if referrers.cut || candidates.len() > MOST_CANDIDATES {
+            candidates.truncate(MOST_CANDIDATES);
+            skipped.push(Thing::Skipped(format!(
+                "more than {MOST_CANDIDATES} things that may be signatures refer to it; no more are looked at"
+            )));
+        }
+        let artifacts: Vec<Option<Artifact>> = stream::iter(candidates)
+            .map(|name| async move {
+                let reference = TagOrDigest::Digest(&name);
+                self.ask_for(context, async |client| client.artifact(endpoint, credentials, repository, reference).await).await
+            })
+            .buffered(AT_ONCE)
+            .try_collect()
+            .await?;
+        layers.extend(artifacts.into_iter().flatten().flat_map(|artifact| artifact.layers));
+        layers
+            .retain(|layer| layer.media_type.starts_with(BUNDLE) || layer.media_type == ENVELOPE || layer.media_type == simple::MEDIA_TYPE);
+        if layers.len() > MOST_THINGS {
+            layers.truncate(MOST_THINGS);
+            skipped.push(Thing::Skipped(format!("it has more than {MOST_THINGS} signatures; no more are looked at")));
+        }
+        let mut checked: Vec<Checked> =
+            stream::iter(layers).map(|layer| self.check(context, layer, digest, authorities)).buffered(AT_ONCE).try_collect().await?;
+        checked.extend(skipped.iter().map(|thing| gather::check(thing, authorities, digest)));
+        Ok(gather::conclude(checked, authorities, Timestamp::now()))
+    }
+
+    /// Fetches one thing and checks it.
+    async fn check<E>(
+        self: &Arc<Self>,
+        context: &Context<'_>,
+        layer: Layer,
+        digest: &Digest,
+        authorities: &Arc<[Arc<Authority>]>,
+    ) -> Result<Checked, Outcome<E>> {
+        let Layer { media_type, digest: name, size, annotations } = layer;
+        let limit = if media_type == simple::MEDIA_TYPE { simple::MAX_BYTES } else { bundle::MAX_BYTES };
+        let skip = |why: String| Ok((Vec::new(), Some(format!("{name}: {why}"))));
+        let Some(size) = usize::try_from(size).ok().filter(|size| *size <= limit) else {
+            return skip(format!("it has {size} bytes, and at most {limit} are read"));
+        };
+        // Twice: as it is fetched and as it is read.
+        let room = u32::try_from((2 * size).div_ceil(1 << 20).clamp(1, ROOM)).unwrap_or(1);
+        let Ok(_room) = self.room.acquire_many(room).await else { return skip("no room".to_owned()) };
+        let (endpoint, credentials, repository) = (context.endpoint, &*context.access.credentials, context.repository);
+        let fetched: Outcome<Option<bytes::Bytes>> =
+            self.ask(context, async |client| client.blob(endpoint, credentials, repository, &name, size.max(1)).await).await;
+        let bytes = match fetched {
+            Outcome::Found(Some(bytes)) => bytes,
+            Outcome::Found(None) => return skip("the registry lists it and does not have it".to_owned()),
+            Outcome::Misbehaved(why) => return skip(why),
+            other => return other.found().map(|_| (Vec::new(), None)),
+        };
+        let thing = if media_type == ENVELOPE {
+            Thing::Envelope { digest: name.clone(), bytes }
+        } else if media_type == simple::MEDIA_TYPE {
+            let Some(signature) = annotations.get(simple::SIGNATURE).cloned() else { return skip("it has no signature".to_owned()) };
+            Thing::Simple { digest: name.clone(), bytes, signature }
+        } else {
+            Thing::Bundle { digest: name.clone(), bytes }
+        };
+        let (digest, authorities) = (digest.clone(), authorities.clone());
+        match tokio::task::spawn_blocking(move || gather::check(&thing, &authorities, &digest)).await {
+            Ok(checked) => Ok(checked),
+            Err(error) => {
+                tracing::error!(%error, "a signature was not checked");
+                Err(Outcome::Busy(Busy { cause: BusyCause::Deadline, retry_after: Duration::from_secs(1) }))
+            }
+        }
+    }
+
+    async fn ask_for<T, E>(
+        self: &Arc<Self>,
+        context: &Context<'_>,
+        question: impl AsyncFnOnce(RegistryClient) -> Result<T, Failure>,
+    ) -> Result<T, Outcome<E>> {
+        self.ask(context, question).await.found()
+    }
+}

@@ -1,0 +1,176 @@
+//! From what a registry has about an image to evidence that is proven: what was fetched is checked against every authority, and only what
+//! holds is kept.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::{
+    Attested, Authority, Bundle, Refusal, Said, Statement, Step, Subject, dsse::Envelope, report, sbom, simple, statement::SIGNED, vex,
+};
+use crate::{
+    api::{Evidence, EvidenceItem, EvidenceKind, MAX_EVIDENCE, MAX_EVIDENCE_BYTES, MAX_LOOKED_FOR, SbomFormat},
+    history::clip,
+    image::Digest,
+};
+
+/// Something that a registry has about an image, as it was fetched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// A Sigstore bundle.
+    Bundle {
+        /// SHA-256 of its bytes.
+        digest: Digest,
+        /// The bytes.
+        bytes: bytes::Bytes,
+    },
+    /// A DSSE envelope by itself.
+    Envelope {
+        /// SHA-256 of its bytes.
+        digest: Digest,
+        /// The bytes.
+        bytes: bytes::Bytes,
+    },
+    /// cosign's older payload, with the signature that stands in its annotation.
+    Simple {
+        /// SHA-256 of its bytes.
+        digest: Digest,
+        /// The bytes.
+        bytes: bytes::Bytes,
+        /// The signature in base64.
+        signature: String,
+    },
+    /// Something that is there and is not looked at: why.
+    Skipped(String),
+}
+
+/// What one thing proves, and why it proves nothing to anybody, where that is so.
+pub type Checked = (Vec<EvidenceItem>, Option<String>);
+
+/// Checks one thing that was found about a digest against every authority.
+#[must_use]
+pub fn check(found: &Found, authorities: &[Arc<Authority>], digest: &Digest) -> Checked {
+    let mut items = Vec::new();
+    let unproven = match found {
+        Found::Skipped(why) => Some(why.clone()),
+        Found::Bundle { digest: name, bytes } => {
+            let bundle = Bundle::read(bytes);
+            let check = |authority: &Authority| {
+                let bundle = bundle.as_ref().map_err(Clone::clone)?;
+                read(&super::with_key(bundle, &authority.key, Subject::Digest(digest))?, digest)
+            };
+            every(name, authorities, check, &mut items)
+        }
+        Found::Envelope { digest: name, bytes } => {
+            let envelope = Envelope::read(bytes);
+            let check = |authority: &Authority| {
+                let envelope = envelope.as_ref().map_err(Clone::clone)?;
+                envelope.expect_statement()?;
+                envelope.verify(&authority.key)?;
+                let said = Said::Statement(Statement::about(&envelope.payload, digest)?);
+                read(&Attested { signer: super::Signer::Key(authority.key.fingerprint().clone()), said }, digest)
+            };
+            every(name, authorities, check, &mut items)
+        }
+        Found::Simple { digest: name, bytes, signature } => {
+            let check = |authority: &Authority| read(&simple::with_key(bytes, signature, &authority.key, digest)?, digest);
+            every(name, authorities, check, &mut items)
+        }
+    };
+    (items, unproven)
+}
+
+/// Joins what all things prove.
+#[must_use]
+pub fn conclude(checked: Vec<Checked>, authorities: &[Arc<Authority>], now: Timestamp) -> Evidence {
+    let looked_for = authorities.iter().take(MAX_LOOKED_FOR).map(|authority| authority.short.to_string()).collect();
+    let unproven = checked.iter().find_map(|(_, unproven)| unproven.as_deref()).unwrap_or_default();
+    let mut evidence = Evidence { looked_at: now, looked_for, items: Vec::new(), more: false, unproven: clip(unproven, 256) };
+    keep(&mut evidence, checked.into_iter().flat_map(|(items, _)| items).collect());
+    evidence
+}
+
+/// What is kept of a proof but for whose it is: nothing where it is of a kind that no requirement speaks of.
+type Kept = Option<EvidenceItem>;
+
+fn read(attested: &Attested<'_>, digest: &Digest) -> Result<Kept, Refusal> {
+    let item =
+        |kind| EvidenceItem { kind, key: String::new(), digest: String::new(), format: None, report: None, not_affected: Vec::new() };
+    let Said::Statement(statement) = &attested.said else { return Ok(Some(item(EvidenceKind::Signature))) };
+    let kind = statement.predicate_type.as_str();
+    if kind == SIGNED {
+        return Ok(Some(item(EvidenceKind::Signature)));
+    }
+    let predicate = statement.predicate.map_or("null", |predicate| predicate.get()).as_bytes();
+    let refuse = |why: &dyn std::fmt::Display| Refusal::at(Step::Predicate, why);
+    if sbom::is_sbom(kind) {
+        let format = match sbom::read(kind, predicate).map_err(|why| refuse(&why))?.format {
+            sbom::Format::Spdx => SbomFormat::Spdx,
+            sbom::Format::CycloneDx => SbomFormat::CycloneDX,
+        };
+        return Ok(Some(EvidenceItem { format: Some(format), ..item(EvidenceKind::Sbom) }));
+    }
+    if report::is_report(kind) {
+        let report = report::read(kind, predicate).map_err(|why| refuse(&why))?;
+        return Ok(Some(EvidenceItem { report: Some(report::Summary::of(&report)), ..item(EvidenceKind::Vulnerabilities) }));
+    }
+    if vex::is_vex(kind) {
+        let vex = vex::read(predicate, digest).map_err(|why| refuse(&why))?;
+        let not_affected = vex.not_affected.into_iter().take(MOST_NOT_AFFECTED).map(|statement| statement.id).collect();
+        return Ok(Some(EvidenceItem { not_affected, ..item(EvidenceKind::Vex) }));
+    }
+    Ok(None)
+}
+
+/// Ids that are kept of one VEX document: as many as a report's summary names, and some that it may name next.
+const MOST_NOT_AFFECTED: usize = 32;
+
+/// Checks one thing against every authority. Returns why it proves nothing, where it is nobody's.
+fn every(
+    name: &Digest,
+    authorities: &[Arc<Authority>],
+    check: impl Fn(&Authority) -> Result<Kept, Refusal>,
+    items: &mut Vec<EvidenceItem>,
+) -> Option<String> {
+    // What came furthest says most: one that is another's fails early with every other key.
+    let mut furthest: Option<Refusal> = None;
+    let mut proven = false;
+    for authority in authorities {
+        match check(authority) {
+            Ok(kept) => {
+                proven = true;
+                if let Some(item) = kept {
+                    items.push(EvidenceItem { key: authority.id.to_string(), digest: name.to_string(), ..item });
+                }
+            }
+            Err(refusal) => {
+                if furthest.as_ref().is_none_or(|held| held.step < refusal.step) {
+                    furthest = Some(refusal);
+                }
+            }
+        }
+    }
+    furthest.filter(|_| !proven).map(|refusal| format!("{name}: {refusal}"))
+}
+
+/// Keeps as much as an object may hold: one of a kind of each signer, and of reports the latest.
+fn keep(evidence: &mut Evidence, mut items: Vec<EvidenceItem>) {
+    let time = |item: &EvidenceItem| item.report.as_ref().map(|report| report.finished_at);
+    items.sort_by_key(|item| (item.kind, std::cmp::Reverse(time(item))));
+    for item in items {
+        let same = |held: &&mut EvidenceItem| held.kind == item.kind && held.key == item.key && held.format == item.format;
+        match evidence.items.iter_mut().find(same) {
+            // What several documents say adds up.
+            Some(held) if item.kind == EvidenceKind::Vex => {
+                held.not_affected.extend(item.not_affected.into_iter().take(MOST_NOT_AFFECTED.saturating_sub(held.not_affected.len())));
+            }
+            Some(_) => {}
+            None => evidence.items.push(item),
+        }
+    }
+    let size = |evidence: &Evidence| serde_json::to_vec(evidence).map_or(usize::MAX, |json| json.len());
+    while evidence.items.len() > MAX_EVIDENCE || (size(evidence) > MAX_EVIDENCE_BYTES && !evidence.items.is_empty()) {
+        evidence.items.pop();
+        evidence.more = true;
+    }
+}

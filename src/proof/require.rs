@@ -1,0 +1,294 @@
+//! What has to be proven of an image, and whether what was found proves it.
+//!
+//! Pure. That evidence could not be fetched is no matter of this module: it is asked only about what was.
+
+use std::{fmt, sync::Arc};
+
+use jiff::Timestamp;
+
+use super::{Authority, report};
+use crate::api::{self, Evidence, EvidenceItem, EvidenceKind, Requirement, SbomFormat};
+
+/// Requirements made ready.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Proof {
+    /// Everybody that the requirements may speak of.
+    pub authorities: Vec<Arc<Authority>>,
+    signatures: Option<Signatures>,
+    sbom: Option<Sbom>,
+    vulnerabilities: Option<Vulnerabilities>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Vulnerabilities {
+    by: Vec<Arc<Authority>>,
+    vex_by: Vec<Arc<Authority>>,
+    rule: report::Rule,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Signatures {
+    by: Vec<Arc<Authority>>,
+    threshold: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Sbom {
+    by: Vec<Arc<Authority>>,
+    formats: Vec<SbomFormat>,
+}
+
+/// Why requirements cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProofError {
+    /// A key cannot be read.
+    #[error("authority `{name}`: {why}")]
+    Key {
+        /// Whose.
+        name: String,
+        /// What is wrong with it.
+        why: super::KeyError,
+    },
+    /// Two authorities have one name, or one key.
+    #[error("two authorities have the same {what}: `{name}`")]
+    Twice {
+        /// Name or key.
+        what: &'static str,
+        /// The second one.
+        name: String,
+    },
+    /// A requirement speaks of an authority that is not there.
+    #[error("{requirement}.by names `{name}`, and there is no authority of that name")]
+    Unknown {
+        /// Which requirement.
+        requirement: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// A requirement that nobody could meet.
+    #[error("{0} is required and there are no authorities: name who is trusted to sign")]
+    Nobody(&'static str),
+    /// More signatures than signers.
+    #[error("signatures.threshold is {threshold}, and only {authorities} may sign")]
+    Threshold {
+        /// How many are asked for.
+        threshold: usize,
+        /// How many there are.
+        authorities: usize,
+    },
+}
+
+/// What is not proven of an image, and by whom it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unproven {
+    /// Which requirement.
+    pub requirement: Requirement,
+    /// In words, for whoever deploys.
+    pub why: String,
+}
+
+/// What is asked of whom.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Asked<'a> {
+    /// Who may sign.
+    pub authorities: &'a [api::Authority],
+    /// Signatures.
+    pub signatures: Option<&'a api::RequireSignatures>,
+    /// A bill of materials.
+    pub sbom: Option<&'a api::RequireSbom>,
+    /// A vulnerability report.
+    pub vulnerabilities: Option<&'a api::RequireVulnerabilities>,
+}
+
+/// What is excepted, for one image in one namespace.
+pub trait Exceptions {
+    /// The whole of a requirement is waived.
+    fn waives(&self, requirement: Requirement) -> bool;
+    /// A finding is.
+    fn excepts(&self, id: &str) -> bool;
+}
+
+/// Nothing is excepted.
+#[derive(Clone, Copy, Debug)]
+pub struct NoExceptions;
+
+impl Exceptions for NoExceptions {
+    fn waives(&self, _: Requirement) -> bool {
+        false
+    }
+
+    fn excepts(&self, _: &str) -> bool {
+        false
+    }
+}
+
+impl Proof {
+    /// Makes requirements ready.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn read(asked: &Asked<'_>) -> Result<Self, ProofError> {
+        let mut authorities: Vec<Arc<Authority>> = Vec::new();
+        for wire in asked.authorities {
+            let authority = Authority::read(wire).map_err(|why| ProofError::Key { name: wire.name.clone(), why })?;
+            let twice = |what| ProofError::Twice { what, name: wire.name.clone() };
+            if authorities.iter().any(|held| held.name == authority.name) {
+                return Err(twice("name"));
+            }
+            // With a threshold one signer must not count for two.
+            if authorities.iter().any(|held| held.id == authority.id) {
+                return Err(twice("key"));
+            }
+            authorities.push(Arc::new(authority));
+        }
+        let by = |requirement: &'static str, names: &[String]| -> Result<Vec<Arc<Authority>>, ProofError> {
+            if authorities.is_empty() {
+                return Err(ProofError::Nobody(requirement));
+            }
+            if names.is_empty() {
+                return Ok(authorities.clone());
+            }
+            let mut found: Vec<Arc<Authority>> = Vec::new();
+            for name in names {
+                let authority = authorities.iter().find(|authority| authority.name == *name);
+                let authority = authority.ok_or_else(|| ProofError::Unknown { requirement, name: name.clone() })?;
+                if !found.contains(authority) {
+                    found.push(authority.clone());
+                }
+            }
+            Ok(found)
+        };
+        let signatures = match asked.signatures {
+            Some(wire) => {
+                let by = by("signatures", &wire.by)?;
+                let threshold = usize::try_from(wire.threshold.max(1)).unwrap_or(usize::MAX);
+                if threshold > by.len() {
+                    return Err(ProofError::Threshold { threshold, authorities: by.len() });
+                }
+                Some(Signatures { by, threshold })
+            }
+            None => None,
+        };
+        let sbom = match asked.sbom {
+            Some(wire) => Some(Sbom { by: by("sbom", &wire.by)?, formats: wire.formats.clone() }),
+            None => None,
+        };
+        let vulnerabilities = match asked.vulnerabilities {
+            Some(wire) => Some(Vulnerabilities {
+                by: by("vulnerabilities", &wire.by)?,
+                vex_by: if wire.vex_by.is_empty() { Vec::new() } else { by("vulnerabilities.vexBy", &wire.vex_by)? },
+                rule: report::Rule {
+                    max_severity: wire.max_severity,
+                    only_fixable: wire.only_fixable,
+                    max_age: wire.max_age.map(api::ShortDuration::get),
+                    counts: wire.counts.iter().map(|count| (count.severity, count.most)).collect(),
+                },
+            }),
+            None => None,
+        };
+        Ok(Self { authorities, signatures, sbom, vulnerabilities })
+    }
+
+    /// Whether anything has to be proven.
+    #[must_use]
+    pub const fn is_asked(&self) -> bool {
+        self.signatures.is_some() || self.sbom.is_some() || self.vulnerabilities.is_some()
+    }
+
+    /// Whether everybody whose signature counts was looked for.
+    #[must_use]
+    pub fn is_covered_by(&self, evidence: &Evidence) -> bool {
+        self.authorities.iter().all(|authority| evidence.looked_for.iter().any(|held| **held == *authority.short))
+    }
+
+    /// Whether evidence proves what is asked, but for what is waived.
+    ///
+    /// # Errors
+    /// The first requirement that is not met.
+    pub fn judge(&self, evidence: &Evidence, exceptions: &dyn Exceptions, now: Timestamp) -> Result<(), Unproven> {
+        if let Some(wanted) = self.signatures.as_ref().filter(|_| !exceptions.waives(Requirement::Signatures)) {
+            let signed = |authority: &&Arc<Authority>| {
+                // Who signs a bill of materials of an image knows the image, but does not say that it is to run.
+                evidence.items.iter().any(|item| item.kind == EvidenceKind::Signature && *item.key == *authority.id)
+            };
+            let found = wanted.by.iter().filter(signed).count();
+            if found < wanted.threshold {
+                let missing = wanted.by.iter().filter(|authority| !signed(authority));
+                let why = if wanted.threshold == 1 {
+                    format!("it is not signed by {}", names(missing, "or"))
+                } else {
+                    format!("it is signed by {found} of the {} that are wanted; not by {}", wanted.threshold, names(missing, "nor by"))
+                };
+                return Err(unproven(Requirement::Signatures, why, evidence));
+            }
+        }
+        if let Some(wanted) = self.sbom.as_ref().filter(|_| !exceptions.waives(Requirement::Sbom)) {
+            let counts = |item: &api::EvidenceItem| {
+                item.kind == EvidenceKind::Sbom
+                    && wanted.by.iter().any(|authority| *item.key == *authority.id)
+                    && (wanted.formats.is_empty() || item.format.is_some_and(|format| wanted.formats.contains(&format)))
+            };
+            if !evidence.items.iter().any(counts) {
+                let why = format!("it has no {} signed by {}", formats(&wanted.formats), names(wanted.by.iter(), "or"));
+                return Err(unproven(Requirement::Sbom, why, evidence));
+            }
+        }
+        if let Some(wanted) = self.vulnerabilities.as_ref().filter(|_| !exceptions.waives(Requirement::Vulnerabilities)) {
+            wanted.judge(evidence, exceptions, now)?;
+        }
+        Ok(())
+    }
+}
+
+impl Vulnerabilities {
+    /// The latest report counts, whoever of those that may made it.
+    fn judge(&self, evidence: &Evidence, exceptions: &dyn Exceptions, now: Timestamp) -> Result<(), Unproven> {
+        let reports = signed_by(evidence, EvidenceKind::Vulnerabilities, &self.by).filter_map(|item| item.report.as_ref());
+        let Some(latest) = reports.max_by_key(|report| report.finished_at) else {
+            let why = format!("it has no vulnerability report signed by {}", names(self.by.iter(), "or"));
+            return Err(unproven(Requirement::Vulnerabilities, why, evidence));
+        };
+        let excepted = |id: &str| {
+            let mut statements = signed_by(evidence, EvidenceKind::Vex, &self.vex_by);
+            exceptions.excepts(id) || statements.any(|item| item.not_affected.iter().any(|held| held == id))
+        };
+        report::judge(latest, &self.rule, &excepted, now).map_err(|failing| Unproven {
+            requirement: Requirement::Vulnerabilities,
+            why: format!("its vulnerability report does not do: {failing}"),
+        })
+    }
+}
+
+fn signed_by<'e>(evidence: &'e Evidence, kind: EvidenceKind, by: &[Arc<Authority>]) -> impl Iterator<Item = &'e EvidenceItem> {
+    evidence.items.iter().filter(move |item| item.kind == kind && by.iter().any(|authority| *item.key == *authority.id))
+}
+
+fn unproven(requirement: Requirement, mut why: String, evidence: &Evidence) -> Unproven {
+    if !evidence.unproven.is_empty() {
+        why = format!("{why} (of what is there, {})", evidence.unproven);
+    } else if evidence.items.is_empty() {
+        why += " (the registry has no signature of anybody for it)";
+    }
+    Unproven { requirement, why }
+}
+
+fn names<'a>(authorities: impl Iterator<Item = &'a Arc<Authority>>, or: &str) -> String {
+    const SHOWN: usize = 4;
+    let names: Vec<&str> = authorities.map(|authority| authority.name.as_str()).collect();
+    let shown = names.iter().take(SHOWN).copied().collect::<Vec<_>>().join(&format!(" {or} "));
+    if names.len() > SHOWN { format!("{shown} and {} more", names.len() - SHOWN) } else { shown }
+}
+
+fn formats(formats: &[SbomFormat]) -> &'static str {
+    match formats {
+        [SbomFormat::Spdx] => "SBOM in SPDX",
+        [SbomFormat::CycloneDX] => "SBOM in CycloneDX",
+        _ => "SBOM",
+    }
+}
+
+impl fmt::Display for Unproven {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.why)
+    }
+}

@@ -1,0 +1,236 @@
+//! What a registry has about an image beside the image: referrers (OCI distribution 1.1, "listing referrers"), artifacts by tag, and blobs.
+//!
+//! A registry's filter is not relied on: it may know none, and what it leaves out would look like nothing. Everything is listed and chosen from here.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode, header::LINK};
+use serde::Deserialize;
+
+use super::{
+    Credentials, Endpoint, Failure, RegistryClient, TagOrDigest, check,
+    failure::tidy,
+    manifest::ACCEPT,
+    manifest_url, pull,
+    question::{Ask, Question},
+    transport::MOST_BYTES,
+    url_of,
+};
+use crate::image::Digest;
+
+/// Pages of one list of referrers.
+const MOST_PAGES: usize = 16;
+/// Entries of one list of referrers. Whoever may push may attach as many as they like.
+const MOST_ENTRIES: usize = 2_000;
+/// Layers of one artifact.
+const MOST_LAYERS: usize = 256;
+
+/// What refers to an image.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Referrers {
+    /// The digests and artifact types of what does.
+    pub entries: Vec<(Digest, String)>,
+    /// There are more than are read.
+    pub cut: bool,
+}
+
+/// A manifest that is no image: what is attached to one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Artifact {
+    /// Its layers.
+    pub layers: Vec<Layer>,
+    /// There are more than are read.
+    pub cut: bool,
+}
+
+/// A layer of an artifact.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layer {
+    /// Its media type.
+    pub media_type: String,
+    /// Its digest.
+    pub digest: Digest,
+    /// Its size in bytes, by what the manifest says.
+    pub size: u64,
+    /// What is written on it.
+    pub annotations: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+struct WireIndex {
+    #[serde(default)]
+    manifests: Vec<WireEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WireEntry {
+    digest: String,
+    #[serde(default)]
+    artifact_type: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct WireArtifact {
+    #[serde(default)]
+    layers: Vec<WireLayer>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WireLayer {
+    #[serde(default)]
+    media_type: String,
+    digest: String,
+    #[serde(default)]
+    size: u64,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
+}
+
+impl RegistryClient {
+    /// What refers to a digest: by the referrers API, or by its fallback tag where the registry has none.
+    pub async fn referrers(
+        &self,
+        endpoint: &Endpoint,
+        credentials: &Credentials,
+        repository: &str,
+        digest: &Digest,
+    ) -> Result<Referrers, Failure> {
+        self.ask(endpoint, credentials, &[pull(repository)], async |question| referrers(&question, repository, digest).await).await
+    }
+
+    /// An artifact by tag or digest; none where there is none.
+    pub async fn artifact(
+        &self,
+        endpoint: &Endpoint,
+        credentials: &Credentials,
+        repository: &str,
+        reference: TagOrDigest<'_>,
+    ) -> Result<Option<Artifact>, Failure> {
+        self.ask(endpoint, credentials, &[pull(repository)], async |question| {
+            let Some(bytes) = manifest(&question, repository, reference).await? else { return Ok(None) };
+            artifact(&bytes).map(Some)
+        })
+        .await
+    }
+
+    /// A blob whose bytes have the digest, of at most so many bytes; none where there is none.
+    pub async fn blob(
+        &self,
+        endpoint: &Endpoint,
+        credentials: &Credentials,
+        repository: &str,
+        digest: &Digest,
+        limit: usize,
+    ) -> Result<Option<Bytes>, Failure> {
+        // The repository is held to its form there.
+        let manifests = manifest_url(endpoint, repository, TagOrDigest::Digest(digest))?;
+        let url = url_of(endpoint, &manifests.path().replacen("/manifests/", "/blobs/", 1))?;
+        let ask = Ask { method: Method::GET, url, accept: "*/*", body: None, limit };
+        self.ask(endpoint, credentials, &[pull(repository)], async |question| {
+            let answer = question.answer(&ask).await?;
+            match answer.status {
+                StatusCode::OK => check(digest, &answer.body).map(|()| Some(answer.body)),
+                StatusCode::NOT_FOUND => Ok(None),
+                _ => Err(answer.failure()),
+            }
+        })
+        .await
+    }
+}
+
+async fn referrers(question: &Question<'_>, repository: &str, digest: &Digest) -> Result<Referrers, Failure> {
+    let manifests = manifest_url(question.endpoint, repository, TagOrDigest::Digest(digest))?;
+    let path = manifests.path().replacen("/manifests/", "/referrers/", 1);
+    let mut found = Referrers::default();
+    let mut next = Some(path);
+    for page in 0.. {
+        let Some(path) = next.take() else { break };
+        if page >= MOST_PAGES {
+            found.cut = true;
+            break;
+        }
+        let url = url_of(question.endpoint, &path)?;
+        let ask = Ask { method: Method::GET, url, accept: ACCEPT, body: None, limit: MOST_BYTES };
+        let answer = question.answer(&ask).await?;
+        match answer.status.as_u16() {
+            200 => found.add(&answer.body)?,
+            // Registries from before 1.1 do not know the path, and say so in different ways.
+            400 | 404 | 405 if page == 0 => {
+                let tag = digest.to_string().replace(':', "-");
+                if let Some(bytes) = manifest(question, repository, TagOrDigest::Tag(&tag)).await? {
+                    found.add(&bytes)?;
+                }
+                return Ok(found);
+            }
+            _ => return Err(answer.failure()),
+        }
+        if found.cut {
+            break;
+        }
+        next = next_page(&answer.headers, &ask);
+    }
+    Ok(found)
+}
+
+impl Referrers {
+    fn add(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        let index: WireIndex = serde_json::from_slice(bytes).map_err(|error| {
+            let (line, column) = (error.line(), error.column());
+            Failure::Misbehaved(format!("the registry's list of referrers cannot be read (line {line}, column {column})"))
+        })?;
+        for entry in index.manifests {
+            if self.entries.len() >= MOST_ENTRIES {
+                self.cut = true;
+                return Ok(());
+            }
+            self.entries.push((digest(&entry.digest)?, entry.artifact_type.unwrap_or_default()));
+        }
+        Ok(())
+    }
+}
+
+/// The path of the next page (RFC 8288), at the same place.
+fn next_page(headers: &HeaderMap, ask: &Ask) -> Option<String> {
+    let value = headers.get_all(LINK).iter().filter_map(|value| value.to_str().ok());
+    let next = value.flat_map(|value| value.split(',')).find_map(|link| {
+        let (target, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
+        let is_next = parameters.split(';').any(|parameter| matches!(parameter.trim(), "rel=\"next\"" | "rel=next"));
+        is_next.then(|| target.to_owned())
+    })?;
+    let url = ask.url.join(&next).ok().filter(|url| url.origin() == ask.url.origin() && url.path() == ask.url.path())?;
+    Some(url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path())))
+}
+
+async fn manifest(question: &Question<'_>, repository: &str, reference: TagOrDigest<'_>) -> Result<Option<Bytes>, Failure> {
+    let url = manifest_url(question.endpoint, repository, reference)?;
+    let answer = question.answer(&Ask { method: Method::GET, url, accept: ACCEPT, body: None, limit: MOST_BYTES }).await?;
+    match answer.status {
+        StatusCode::OK => {
+            if let TagOrDigest::Digest(asked) = reference {
+                check(asked, &answer.body)?;
+            }
+            Ok(Some(answer.body))
+        }
+        StatusCode::NOT_FOUND => Ok(None),
+        _ => Err(answer.failure()),
+    }
+}
+
+fn artifact(bytes: &[u8]) -> Result<Artifact, Failure> {
+    let wire: WireArtifact = serde_json::from_slice(bytes).map_err(|error| {
+        Failure::Misbehaved(format!("the manifest of an artifact cannot be read (line {}, column {})", error.line(), error.column()))
+    })?;
+    let cut = wire.layers.len() > MOST_LAYERS;
+    let layer = |layer: WireLayer| {
+        let digest = digest(&layer.digest)?;
+        Ok(Layer { media_type: layer.media_type, digest, size: layer.size, annotations: layer.annotations })
+    };
+    Ok(Artifact { layers: wire.layers.into_iter().take(MOST_LAYERS).map(layer).collect::<Result<_, Failure>>()?, cut })
+}
+
+fn digest(text: &str) -> Result<Digest, Failure> {
+    text.parse().map_err(|_| Failure::Misbehaved(tidy(&format!("the registry names `{text}`, which is no digest"), 256)))
+}
