@@ -45,7 +45,7 @@ async fn register(lab: &Lab, acr: &StandIn, (user, password): (&str, &str)) -> S
 }
 
 /// Waits for a complete pass that begins after now and of which something is true, and returns the status.
-async fn pass(lab: &Lab, name: &str, condition: impl Fn(&Value) -> bool + Send + 'static) -> Value {
+pub async fn pass(lab: &Lab, name: &str, condition: impl Fn(&Value) -> bool + Send + 'static) -> Value {
     let api: Api<Registry> = Api::all(lab.client().await);
     let now = jiff::Timestamp::now();
     let met = move |object: Option<&Registry>| {

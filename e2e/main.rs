@@ -13,6 +13,7 @@ mod kept_elsewhere;
 #[allow(dead_code, reason = "a laboratory has tools for the experiments to come")]
 mod lab;
 mod pipeline;
+mod proven;
 mod schema;
 mod settings;
 mod smoke;

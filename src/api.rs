@@ -27,7 +27,7 @@ pub use quarantine_policy::{
 };
 pub use registry::{
     Adoption, Exception, Limits, MAX_OWED_IMAGES, OwedImage, Processor, QuarantineProvider, QuarantineSpec, Registry, RegistryDebts,
-    RegistrySpec, RegistryStatus, SecretName,
+    RegistrySpec, RegistryStatus, ReleaseCriteria, SecretName,
 };
 pub use waiver::{Requirement, Waiver, WaiverSpec, WaiverStatus};
 

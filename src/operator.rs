@@ -12,6 +12,7 @@ mod emit;
 mod entries;
 mod inventory;
 mod pass;
+mod release;
 mod statuses;
 mod webhooks;
 

@@ -243,6 +243,8 @@ pub struct RegistryEntry {
     pub place: u64,
     /// Who may run what is in quarantine.
     pub processor: Option<api::Processor>,
+    /// What has to be proven for an image to be released by that.
+    pub release: Option<Proof>,
     /// How often to look again.
     pub poll_interval: Duration,
     /// When the flag began to be kept by us and what ran then was adopted: `None` before it was done.
@@ -285,6 +287,19 @@ impl TryFrom<&api::Registry> for RegistryEntry {
             provider: spec.quarantine.provider,
             place: place(object.metadata.name.as_deref(), spec),
             processor: spec.quarantine.processor.clone(),
+            release: match &spec.quarantine.release {
+                Some(release) if spec.quarantine.provider == QuarantineProvider::Managed => {
+                    let asked = Asked {
+                        authorities: &release.authorities,
+                        signatures: release.signatures.as_ref(),
+                        sbom: release.sbom.as_ref(),
+                        vulnerabilities: release.vulnerabilities.as_ref(),
+                    };
+                    // Criteria that ask for nothing would release everything.
+                    Some(Proof::read(&asked).map_err(Unreadable::Proof)?).filter(Proof::is_asked)
+                }
+                _ => None,
+            },
             spec: spec.clone(),
             poll_interval: spec.poll_interval.get().max(Duration::from_secs(10)),
             adopted: status.adoption.as_ref().and_then(|adoption| adoption.completed),

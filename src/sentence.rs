@@ -146,6 +146,9 @@ fn state(state: State) -> &'static str {
     }
 }
 
+/// What the details of an image begin with that waits for its proof.
+pub const WAITS: &str = "waits: ";
+
 fn held(facts: &Facts, subject: Option<&Subject>) -> String {
     let mut text = format!("{} since {}", state(facts.state), second(facts.since));
     if !facts.by.is_empty() {
@@ -153,6 +156,9 @@ fn held(facts: &Facts, subject: Option<&Subject>) -> String {
     }
     if !facts.reason.is_empty() {
         text += &format!(" ({})", facts.reason);
+    }
+    if let Some(missing) = facts.details.strip_prefix(WAITS) {
+        text += &format!(". It is released as soon as that is proven: {missing}");
     }
     let name = subject.map_or_else(|| "IMAGE".to_owned(), ToString::to_string);
     text += &match facts.provider {

@@ -15,6 +15,8 @@ mod acr;
 mod cli;
 #[path = "suite/crds.rs"]
 mod crds;
+#[path = "suite/evidence.rs"]
+mod evidence;
 #[path = "suite/force.rs"]
 mod force;
 #[path = "suite/fuzz.rs"]

@@ -5,7 +5,9 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Conditions, PATH_PATTERNS, PATH_PATTERNS_MESSAGE, ShortDuration};
+use super::{
+    Authority, Conditions, PATH_PATTERNS, PATH_PATTERNS_MESSAGE, RequireSbom, RequireSignatures, RequireVulnerabilities, ShortDuration,
+};
 
 /// A registry that this installation knows, how it is reached, and who keeps the quarantine flag for its images.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -120,8 +122,9 @@ impl From<QuarantineProvider> for super::Provider {
 }
 
 /// Who keeps the flag, and who may run what is in quarantine.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.release) || self.provider == 'Managed'").message("release needs provider Managed: elsewhere the registry's own processor releases"))]
 pub struct QuarantineSpec {
     /// Who keeps the flag.
     #[serde(default)]
@@ -129,6 +132,29 @@ pub struct QuarantineSpec {
     /// The quarantine processor: the one ServiceAccount whose pods may run images of this registry while they are in quarantine, to judge them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub processor: Option<Processor>,
+    /// What it takes for Lazaretto to release an image by itself, under provider Managed. Left out: only people release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<ReleaseCriteria>,
+}
+
+/// What has to be proven of an image that is released by its proof. Whoever may write Registries decides by this what is released; what a person has
+/// decided of an image stays.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.signatures) || has(self.sbom) || has(self.vulnerabilities)").message("say what has to be proven: signatures, sbom or vulnerabilities"))]
+pub struct ReleaseCriteria {
+    /// Who is trusted to sign; the criteria speak of them by name.
+    #[schemars(length(min = 1, max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub authorities: Vec<Authority>,
+    /// The image is signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signatures: Option<RequireSignatures>,
+    /// The image has a bill of materials in a signed attestation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sbom: Option<RequireSbom>,
+    /// A signed report says which vulnerabilities the image has, and they are few and mild enough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vulnerabilities: Option<RequireVulnerabilities>,
 }
 
 /// The quarantine processor.

@@ -40,9 +40,10 @@ impl Rules {
         self.denied = self.policies.values().flat_map(|policy| policy.denied_digests()).cloned().collect();
     }
 
-    /// What policies want to have proven.
+    /// What policies want to have proven, and Registries for a release.
     pub fn proofs(&self) -> impl Iterator<Item = &Proof> {
-        self.policies.values().map(|policy| &policy.proof).filter(|proof| proof.is_asked())
+        let releases = self.registries.values().filter_map(|registry| registry.release.as_ref());
+        self.policies.values().map(|policy| &policy.proof).filter(|proof| proof.is_asked()).chain(releases)
     }
 
     /// What those policies want to have proven that speak of images of this name.

@@ -14,7 +14,7 @@ use kube::{
 };
 use tokio::{task::AbortHandle, time::Instant};
 
-use super::{Term, adopt, statuses};
+use super::{Term, adopt, release, statuses};
 use crate::{
     api::{self, Adoption, Exception, QuarantineProvider, Registry, RegistryStatus},
     facts::{Facts, Outcome},
@@ -198,8 +198,8 @@ async fn pass(term: &Term, api: &Api<Registry>, entry: &Arc<RegistryEntry>) -> R
 async fn look(term: &Term, entry: &Arc<RegistryEntry>, access: &Access) -> (u32, Vec<Exception>) {
     let operator = &term.operator;
     if entry.provider != QuarantineProvider::AzureContainerRegistry {
-        // We keep the flag, or nobody does: there is nothing to read.
-        return (0, Vec::new());
+        // We keep the flag, or nobody does: there is nothing to read but what releases.
+        return release::look(term, entry, access).await;
     }
     // All of them, also those that nothing seems to name just now: a CronJob's next pod finds a pass that speaks for its image.
     let mut due: Vec<(Timestamp, Subject, bool)> = {
@@ -240,7 +240,7 @@ async fn look_at(term: &Term, entry: &Arc<RegistryEntry>, access: &Access, subje
     Ok(outcome)
 }
 
-fn reason<T>(outcome: &Outcome<T>) -> Option<String> {
+pub(super) fn reason<T>(outcome: &Outcome<T>) -> Option<String> {
     match outcome {
         Outcome::Found(_) => None,
         Outcome::Absent | Outcome::Hidden => Some("not found any more".to_owned()),

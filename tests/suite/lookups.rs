@@ -30,7 +30,7 @@ impl World {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let index = SharedIndex::default();
         if let Some((registry, provider)) = registry {
-            let spec = api::RegistrySpec { quarantine: QuarantineSpec { provider, processor: None }, ..registry.spec() };
+            let spec = api::RegistrySpec { quarantine: QuarantineSpec { provider, processor: None, release: None }, ..registry.spec() };
             let mut object = api::Registry::new("fake", spec);
             let adoption = api::Adoption {
                 instant: jiff::Timestamp::UNIX_EPOCH,

@@ -17,7 +17,7 @@ use crate::support::{
 const SLOW: Duration = Duration::from_millis(4_900);
 
 fn kept_by(registry: &FakeRegistry, provider: QuarantineProvider) -> RegistrySpec {
-    RegistrySpec { quarantine: QuarantineSpec { provider, processor: None }, ..registry.spec() }
+    RegistrySpec { quarantine: QuarantineSpec { provider, processor: None, release: None }, ..registry.spec() }
 }
 
 fn put(world: &World, spec: RegistrySpec) {

@@ -12,6 +12,7 @@ use axum_server::{
 };
 use lazaretto::{api::RegistrySpec, image::Digest, registry::Endpoint};
 use parking_lot::Mutex;
+use serde_json::{Value, json};
 use tokio::{
     net::{TcpListener, TcpSocket},
     task::JoinHandle,
@@ -40,6 +41,7 @@ pub use self::{
 };
 
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub const BUNDLE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 type Before = Arc<dyn Fn(&Recorded) -> Option<Response> + Send + Sync>;
@@ -221,6 +223,41 @@ impl FakeRegistry {
         self.push(repository, tag, OCI_INDEX, index(entries))
     }
 
+    /// Keeps a blob, and returns its digest.
+    pub fn push_blob(&self, repository: &str, bytes: impl Into<Bytes>) -> Digest {
+        self.state.lock().shelf.push_blob(repository, bytes.into())
+    }
+
+    /// Keeps an artifact of layers with their media types and annotations, under a tag if one is given. Returns its digest.
+    pub fn push_artifact(&self, repository: &str, tag: Option<&str>, kind: &str, layers: &[(&str, Bytes, Value)]) -> Digest {
+        let layers: Vec<Value> = layers
+            .iter()
+            .map(|(media_type, bytes, annotations)| {
+                let digest = self.push_blob(repository, bytes.clone());
+                json!({ "mediaType": media_type, "digest": digest.to_string(), "size": bytes.len(), "annotations": annotations })
+            })
+            .collect();
+        let empty = Digest::of(b"{}").to_string();
+        let manifest = json!({
+            "schemaVersion": 2, "mediaType": OCI_MANIFEST, "artifactType": kind,
+            "config": { "mediaType": "application/vnd.oci.empty.v1+json", "digest": empty, "size": 2 }, "layers": layers,
+        });
+        self.push(repository, tag, OCI_MANIFEST, manifest.to_string())
+    }
+
+    /// Lists something as a referrer of a digest.
+    pub fn refer(&self, repository: &str, subject: &Digest, referrer: &Digest, kind: &str) {
+        let entry = json!({ "mediaType": OCI_MANIFEST, "digest": referrer.to_string(), "size": 1, "artifactType": kind });
+        self.state.lock().shelf.refer(repository, subject, entry);
+    }
+
+    /// Attaches a Sigstore bundle to a digest.
+    pub fn attach(&self, repository: &str, subject: &Digest, bundle: impl Into<Bytes>) -> Digest {
+        let artifact = self.push_artifact(repository, None, BUNDLE, &[(BUNDLE, bundle.into(), json!({}))]);
+        self.refer(repository, subject, &artifact, BUNDLE);
+        artifact
+    }
+
     /// Moves a tag.
     pub fn tag(&self, repository: &str, tag: &str, digest: &Digest) {
         self.state.lock().shelf.tag(repository, tag, digest);
@@ -332,7 +369,16 @@ impl State {
         match manifest {
             _ if request.path == "/v2/" => respond(200, &[], "{}"),
             Some((repository, reference)) => self.shelf.manifest(request, repository, reference),
-            None => error(404, "NOT_FOUND", "no such page"),
+            None => {
+                let path = request.path.strip_prefix("/v2/").unwrap_or_default();
+                if let Some((repository, digest)) = path.split_once("/blobs/") {
+                    self.shelf.blob(repository, digest)
+                } else if let Some((repository, digest)) = path.split_once("/referrers/") {
+                    self.shelf.referrers(repository, digest)
+                } else {
+                    error(404, "NOT_FOUND", "no such page")
+                }
+            }
         }
     }
 }

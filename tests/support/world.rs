@@ -126,7 +126,7 @@ impl World {
     #[must_use]
     pub fn with(self, listed: &Listed<'_>) -> Self {
         let host = listed.registry.host();
-        let quarantine = QuarantineSpec { provider: listed.provider, processor: None };
+        let quarantine = QuarantineSpec { provider: listed.provider, processor: None, release: None };
         let mut spec = lazaretto::api::RegistrySpec { quarantine, limits: listed.limits.clone(), ..listed.registry.spec() };
         if let Some((user, password)) = listed.shown {
             self.auths.lock().insert(host.clone(), json!({ "username": user, "password": password }));

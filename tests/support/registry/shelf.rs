@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::{body::Bytes, response::Response};
 use lazaretto::image::Digest;
+use serde_json::{Value, json};
 
 use super::{OCI_INDEX, Recorded, error, respond};
 
@@ -12,6 +13,9 @@ use super::{OCI_INDEX, Recorded, error, respond};
 pub(super) struct Shelf {
     manifests: BTreeMap<(String, String), (String, Bytes)>,
     tags: BTreeMap<(String, String), String>,
+    blobs: BTreeMap<(String, String), Bytes>,
+    /// By repository and subject; the list of referrers is served once something is attached.
+    referrers: BTreeMap<(String, String), Vec<Value>>,
 }
 
 impl Shelf {
@@ -26,6 +30,34 @@ impl Shelf {
 
     pub(super) fn tag(&mut self, repository: &str, tag: &str, digest: &Digest) {
         self.tags.insert((repository.to_owned(), tag.to_owned()), digest.to_string());
+    }
+
+    pub(super) fn push_blob(&mut self, repository: &str, bytes: Bytes) -> Digest {
+        let digest = Digest::of(&bytes);
+        self.blobs.insert((repository.to_owned(), digest.to_string()), bytes);
+        digest
+    }
+
+    pub(super) fn refer(&mut self, repository: &str, subject: &Digest, entry: Value) {
+        self.referrers.entry((repository.to_owned(), subject.to_string())).or_default().push(entry);
+    }
+
+    /// What it answers for a blob.
+    pub(super) fn blob(&self, repository: &str, digest: &str) -> Response {
+        match self.blobs.get(&(repository.to_owned(), digest.to_owned())) {
+            Some(bytes) => respond(200, &[("content-type", "application/octet-stream".into())], bytes.clone()),
+            None => error(404, "BLOB_UNKNOWN", "blob unknown"),
+        }
+    }
+
+    /// What it answers for the referrers of a digest. Without any in the whole registry it is one from before there were such lists.
+    pub(super) fn referrers(&self, repository: &str, digest: &str) -> Response {
+        if self.referrers.is_empty() {
+            return error(404, "NOT_FOUND", "no such page");
+        }
+        let entries = self.referrers.get(&(repository.to_owned(), digest.to_owned())).cloned().unwrap_or_default();
+        let list = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries });
+        respond(200, &[("content-type", OCI_INDEX.into())], list.to_string())
     }
 
     /// Whether an index of the repository names the digest.

@@ -1,0 +1,222 @@
+//! What is signed about an image: found in every place, fetched once, and never guessed.
+
+use std::time::Duration;
+
+use axum::body::Bytes;
+use lazaretto::{api::QuarantinePolicy, image::Digest};
+use serde_json::{Value, json};
+
+use crate::support::{
+    registry::{BUNDLE, FakeRegistry, Fault, OCI_MANIFEST},
+    world::{Listed, World, open, shut},
+};
+
+const REPOSITORY: &str = "team/app";
+
+fn fixture(name: &str) -> Bytes {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/proof/");
+    std::fs::read(format!("{path}{name}")).unwrap().into()
+}
+
+fn text(name: &str) -> String {
+    String::from_utf8(fixture(name).to_vec()).unwrap()
+}
+
+fn authority(name: &str, kind: &str) -> Value {
+    json!({ "name": name, "publicKey": text(&format!("keys/{kind}.pub.pem")) })
+}
+
+/// A policy that asks for these of the authorities `build` (P-256) and `release` (Ed25519).
+fn ask(world: &World, require: &Value) {
+    let mut require = require.clone();
+    require["released"] = "Deny".into();
+    require["unmanaged"] = "Allow".into();
+    let policy: QuarantinePolicy = serde_json::from_value(json!({
+        "apiVersion": "lazaretto.dev/v1alpha1", "kind": "QuarantinePolicy", "metadata": { "name": "all-images" },
+        "spec": {
+            "mode": "Enforce", "require": require,
+            "authorities": [authority("build", "ecdsa-p256"), authority("release", "ed25519")],
+        },
+    }))
+    .unwrap();
+    assert!(world.index.write().apply_policy(&policy));
+    assert!(world.index.read().unreadable().is_empty(), "{:?}", world.index.read().unreadable());
+}
+
+/// The registry, with the image that the fixtures are about, and the world of a policy that asks for signatures by `build`.
+async fn scene(require: Value) -> (FakeRegistry, World, Digest, String) {
+    let registry = FakeRegistry::start().await;
+    let world = World::new(shut()).with(&Listed::new(&registry));
+    ask(&world, &require);
+    let digest = registry.push(REPOSITORY, Some("1"), OCI_MANIFEST, fixture("manifest.json"));
+    assert_eq!(digest.to_string(), text("digest.txt").trim());
+    let image = format!("{}/{REPOSITORY}@{digest}", registry.host());
+    (registry, world, digest, image)
+}
+
+fn signatures() -> Value {
+    json!({ "signatures": { "by": ["build"] } })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_signature_is_found_as_a_referrer_and_asked_for_once() {
+    let (registry, world, digest, image) = scene(signatures()).await;
+    registry.attach(REPOSITORY, &digest, fixture("key-ecdsa-p256.bundle.json"));
+    let burst = futures::future::join_all((0..1_000).map(|_| world.ask(&image))).await;
+    for answer in burst {
+        answer.admits("Registry");
+    }
+    let log = registry.log();
+    let asked = |part: &str| log.iter().filter(|line| line.contains(part)).count();
+    assert_eq!((asked("/referrers/"), asked("/blobs/"), asked(".sig"), asked(".att")), (1, 1, 1, 1), "{log:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_signature_is_found_under_every_tag_that_it_may_stand_under() {
+    let simple = |digest: &Digest| format!("{}.sig", digest.to_string().replace(':', "-"));
+    let (registry, world, digest, image) = scene(signatures()).await;
+    let annotations = json!({ "dev.cosignproject.cosign/signature": text("simple.signature.b64").trim() });
+    let layer = ("application/vnd.dev.cosign.simplesigning.v1+json", fixture("simple.payload.json"), annotations);
+    registry.push_artifact(REPOSITORY, Some(&simple(&digest)), "", &[layer]);
+    world.ask(&image).await.admits("Registry");
+
+    // The fallback tag of a registry without a list of referrers.
+    let (registry, world, digest, image) = scene(signatures()).await;
+    let artifact = registry.push_artifact(REPOSITORY, None, BUNDLE, &[(BUNDLE, fixture("key-ecdsa-p256.bundle.json"), json!({}))]);
+    let index = json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": [{ "mediaType": OCI_MANIFEST, "digest": artifact.to_string(), "size": 1, "artifactType": BUNDLE }],
+    });
+    let tag = digest.to_string().replace(':', "-");
+    registry.push(REPOSITORY, Some(&tag), "application/vnd.oci.image.index.v1+json", index.to_string());
+    world.ask(&image).await.admits("Registry");
+
+    // An attestation of cosign's older form: the envelope alone.
+    let (registry, world, digest, image) = scene(json!({ "sbom": {} })).await;
+    let bundle: Value = serde_json::from_slice(&fixture("spdx.bundle.json")).unwrap();
+    let envelope = Bytes::from(bundle["dsseEnvelope"].to_string());
+    let tag = format!("{}.att", digest.to_string().replace(':', "-"));
+    registry.push_artifact(REPOSITORY, Some(&tag), "", &[("application/vnd.dsse.envelope.v1+json", envelope, json!({}))]);
+    world.ask(&image).await.admits("Registry");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_signed_is_refused_and_admitted_once_it_is() {
+    let (registry, world, digest, image) = scene(signatures()).await;
+    world.ask(&image).await.refuses("it is not signed by build (the registry has no signature of anybody for it)");
+    registry.attach(REPOSITORY, &digest, fixture("key-ed25519.bundle.json"));
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    world.ask(&image).await.refuses("it is not signed by build");
+    registry.attach(REPOSITORY, &digest, fixture("other.bundle.json"));
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    world.ask(&image).await.refuses("and not about sha256:");
+    registry.attach(REPOSITORY, &digest, fixture("key-ecdsa-p256.bundle.json"));
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    world.ask(&image).await.admits("Registry");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_threshold_counts_signers_and_not_signatures() {
+    let (registry, world, digest, image) = scene(json!({ "signatures": { "threshold": 2 } })).await;
+    registry.attach(REPOSITORY, &digest, fixture("key-ecdsa-p256.bundle.json"));
+    registry.attach(REPOSITORY, &digest, fixture("js-p256.bundle.json"));
+    world.ask(&image).await.refuses("it is signed by 1 of the 2 that are wanted; not by release");
+    registry.attach(REPOSITORY, &digest, fixture("key-ed25519.bundle.json"));
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    world.ask(&image).await.admits("Registry");
+}
+
+/// "Could not ask" is never "not signed", and opens by no knob of an author's.
+#[tokio::test(start_paused = true)]
+async fn what_could_not_be_fetched_is_not_called_unsigned() {
+    for place in ["/referrers/", ".sig", "/blobs/"] {
+        let (registry, world, digest, image) = scene(signatures()).await;
+        registry.attach(REPOSITORY, &digest, fixture("key-ecdsa-p256.bundle.json"));
+        registry.fault(place, Fault::Answer(500, Vec::new(), String::new()));
+        let answer = world.ask(&image).await;
+        assert!(!answer.allowed && !answer.message.contains("not signed"), "{place}: {answer:?}");
+        assert_eq!(answer.status.as_ref().map(|(code, _)| *code), Some(504), "{place}: {answer:?}");
+        registry.clear_faults();
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        world.ask(&image).await.admits("Registry");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_signed_at_the_last_look_opens_in_no_outage() {
+    let (mut registry, world, _, image) = scene(signatures()).await;
+    world.set_knobs(open());
+    ask(&world, &signatures());
+    world.ask(&image).await.refuses("it is not signed by build");
+    registry.close().await;
+    let answer = world.ask(&image).await;
+    assert!(!answer.allowed, "{answer:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bill_of_materials_and_a_report_have_to_be_signed_and_good_enough() {
+    let require = json!({ "sbom": { "by": ["build"], "formats": ["CycloneDX"] }, "vulnerabilities": { "by": ["build"] } });
+    let (registry, world, digest, image) = scene(require).await;
+    let later = async || tokio::time::sleep(Duration::from_secs(6)).await;
+    registry.attach(REPOSITORY, &digest, fixture("spdx.bundle.json"));
+    world.ask(&image).await.refuses("it has no SBOM in CycloneDX signed by build");
+    registry.attach(REPOSITORY, &digest, fixture("cyclonedx.bundle.json"));
+    later().await;
+    world.ask(&image).await.refuses("it has no vulnerability report signed by build");
+    registry.attach(REPOSITORY, &digest, fixture("vuln-high.bundle.json"));
+    later().await;
+    world.ask(&image).await.refuses("its vulnerability report does not do: ");
+    registry.attach(REPOSITORY, &digest, fixture("vex.bundle.json"));
+    let with_vex = json!({ "vulnerabilities": { "by": ["build"], "vexBy": ["build"] } });
+    ask(&world, &with_vex);
+    later().await;
+    let answer = world.ask(&image).await;
+    answer.admits("Registry");
+    let old = json!({ "vulnerabilities": { "by": ["build"], "maxSeverity": "Critical", "maxAge": "24h" } });
+    ask(&world, &old);
+    later().await;
+    world.ask(&image).await.refuses("is older than 1d");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_attached_in_bad_faith_costs_little_and_is_named() {
+    // Ten thousand referrers.
+    let (registry, world, digest, image) = scene(signatures()).await;
+    let junk = registry.push_artifact(REPOSITORY, None, BUNDLE, &[(BUNDLE, Bytes::from_static(b"{}"), json!({}))]);
+    for number in 0..10_000_u32 {
+        registry.refer(REPOSITORY, &digest, &Digest::of(&number.to_be_bytes()), BUNDLE);
+    }
+    world.ask(&image).await.refuses("more than 64 things that may be signatures refer to it; no more are looked at");
+    assert!(registry.requests().len() < 100, "{}", registry.requests().len());
+    drop(junk);
+
+    // An attestation of 100 MB, by its own word and against it.
+    for size in [100_000_000_u64, 1_000] {
+        let (registry, world, digest, image) = scene(signatures()).await;
+        let large = registry.push_blob(REPOSITORY, vec![b' '; 2_000_000]);
+        let manifest = json!({
+            "schemaVersion": 2, "mediaType": OCI_MANIFEST, "artifactType": BUNDLE, "config": { "digest": Digest::of(b"{}").to_string() },
+            "layers": [{ "mediaType": BUNDLE, "digest": large.to_string(), "size": size }],
+        });
+        let artifact = registry.push(REPOSITORY, None, OCI_MANIFEST, manifest.to_string());
+        registry.refer(REPOSITORY, &digest, &artifact, BUNDLE);
+        let why = if size > 1_000 { "it has 100000000 bytes, and at most 25165824 are read" } else { "sends more than " };
+        world.ask(&image).await.refuses(why);
+    }
+
+    // A bundle nested a thousand deep.
+    let (registry, world, digest, image) = scene(signatures()).await;
+    registry.attach(REPOSITORY, &digest, format!("{}{}", r#"{"a":"#.repeat(1_000), "}".repeat(1_000)));
+    world.ask(&image).await.refuses("nested deeper than 64 levels");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_is_taken_out_of_a_policy_costs_no_request_and_a_new_one_is_looked_for() {
+    let (registry, world, digest, image) = scene(json!({ "signatures": { "threshold": 2 } })).await;
+    registry.attach(REPOSITORY, &digest, fixture("key-ecdsa-p256.bundle.json"));
+    world.ask(&image).await.refuses("not by release");
+    let asked = registry.requests().len();
+    ask(&world, &signatures());
+    world.ask(&image).await.admits("Registry");
+    assert_eq!(registry.requests().len(), asked, "{:?}", registry.log());
+}
