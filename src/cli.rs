@@ -103,7 +103,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Check(arguments) => check::run(*arguments).await,
         Command::Image(arguments) => image::run(&arguments),
         Command::Quarantine(arguments) => quarantine::run(arguments).await,
-        Command::Verify(arguments) => verify::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments).await,
         Command::Debts(arguments) => debts::run(arguments).await,
         Command::Completion { shell } => {
             let mut script = Vec::new();

@@ -10,16 +10,20 @@
 //! - a waiter whose own time ran out ([`Outcome::Busy`]) knows nothing, and nothing opens on it;
 //! - a host without a Registry object is never "unavailable": its author may own it.
 
+mod proven;
+
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
+pub use self::proven::outcome_why;
+use self::proven::with_proof;
 use crate::{
     api::{Allowance, Evidence, Level, Mode, Requirement, State},
     facts::{Block, Busy, BusyCause, Facts, Manifest, Outage, Outcome},
     image::{Reference, Subject},
     policy::{Policy, Waiver},
-    proof::{Exceptions, Unproven},
+    proof::Unproven,
 };
 
 /// What is at hand about one image when it is judged.
@@ -275,58 +279,6 @@ fn judge(case: &Case<'_, '_>, sight: &Sight, warnings: &mut Vec<Why>) -> Verdict
             Verdict::Unknown(unknown) => warn(warnings, Why::Unknown(unknown), sight),
             Verdict::Busy(busy) => warn(warnings, Why::Busy(busy), sight),
         },
-    }
-}
-
-/// The same verdict where what has to be signed is signed; the processor of the quarantine sees images before they are.
-fn with_proof(case: &Case<'_, '_>, sight: &Sight, verdict: Verdict) -> Verdict {
-    if !case.policy.proof.is_asked() || matches!(verdict, Verdict::Refuse(_) | Verdict::Admit(Basis::Processor)) {
-        return verdict;
-    }
-    match (proven(case, sight), verdict) {
-        (refused @ Verdict::Refuse(_), _) | (refused @ Verdict::Busy(_), Verdict::Admit(_) | Verdict::Unknown(_)) => refused,
-        (Verdict::Admit(_), verdict) | (_, verdict @ (Verdict::Busy(_) | Verdict::Unknown(_))) => verdict,
-        (unknown, _) => unknown,
-    }
-}
-
-/// What the evidence comes to. That it could not be had is never read as "not signed".
-fn proven(case: &Case<'_, '_>, sight: &Sight) -> Verdict {
-    let unread = || Verdict::Busy(Busy { cause: BusyCause::Unproven, retry_after: Duration::from_secs(2) });
-    match &sight.evidence {
-        Some(Outcome::Found(evidence)) if case.policy.proof.is_covered_by(evidence) => {
-            match case.policy.proof.judge(evidence, &Excepted { case, sight }, case.now) {
-                Ok(()) => Verdict::Admit(basis(sight)),
-                Err(unproven) => Verdict::Refuse(Why::Unproven(unproven)),
-            }
-        }
-        // Somebody was named as an authority a moment ago.
-        Some(Outcome::Found(_)) => unread(),
-        Some(other) => end(other, sight),
-        // Where the image itself could not be asked about, that says why.
-        None => match &sight.outcome {
-            Outcome::Found(_) => unread(),
-            other => end(other, sight),
-        },
-    }
-}
-
-/// The waivers, as proof knows them.
-struct Excepted<'c, 'p, 'a> {
-    case: &'c Case<'p, 'a>,
-    sight: &'c Sight,
-}
-
-impl Exceptions for Excepted<'_, '_, '_> {
-    fn waives(&self, requirement: Requirement) -> bool {
-        self.case.waived(requirement, Some(self.sight))
-    }
-
-    fn excepts(&self, id: &str) -> bool {
-        let Case { waivers, namespace, image, now, .. } = *self.case;
-        let subject = self.sight.subject.as_ref().filter(|_| self.sight.certain);
-        let digest = image.digest().or_else(|| subject.map(Subject::digest));
-        waivers.iter().any(|waiver| waiver.excepts(id, namespace, image.name(), digest, now))
     }
 }
 

@@ -23,6 +23,20 @@ pub enum Requirement {
     Vulnerabilities,
 }
 
+impl Requirement {
+    /// As in `spec.requirements`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Released => "Released",
+            Self::Digest => "Digest",
+            Self::Signatures => "Signatures",
+            Self::Sbom => "SBOM",
+            Self::Vulnerabilities => "Vulnerabilities",
+        }
+    }
+}
+
 /// Waives requirements for some images until a day. It never lifts a policy's `deny`.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(

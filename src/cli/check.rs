@@ -4,10 +4,10 @@
 //! where registries are asked. What differs is only where knowledge comes from ([`world`], [`hand`]): what is not known here is "not
 //! known", never "unknown to the cluster", so that no policy opens on the ignorance of a pipeline.
 
-mod hand;
+pub(super) mod hand;
 mod manifest;
 mod report;
-mod world;
+pub(super) mod world;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -270,7 +270,7 @@ async fn hands(
 }
 
 /// Where `docker login` leaves credentials.
-fn docker_login() -> anyhow::Result<PathBuf> {
+pub(super) fn docker_login() -> anyhow::Result<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let directory = set("DOCKER_CONFIG").or_else(|| Some(set("HOME")?.join(".docker")));
     Ok(directory.context("neither DOCKER_CONFIG nor HOME is set: give --docker-config FILE")?.join("config.json"))

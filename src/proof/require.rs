@@ -201,42 +201,71 @@ impl Proof {
         self.authorities.iter().all(|authority| evidence.looked_for.iter().any(|held| **held == *authority.short))
     }
 
+    /// What is asked, in the order in which it is judged.
+    pub fn requirements(&self) -> impl Iterator<Item = Requirement> {
+        let asked = [
+            self.signatures.as_ref().map(|_| Requirement::Signatures),
+            self.sbom.as_ref().map(|_| Requirement::Sbom),
+            self.vulnerabilities.as_ref().map(|_| Requirement::Vulnerabilities),
+        ];
+        asked.into_iter().flatten()
+    }
+
     /// Whether evidence proves what is asked, but for what is waived.
     ///
     /// # Errors
     /// The first requirement that is not met.
     pub fn judge(&self, evidence: &Evidence, exceptions: &dyn Exceptions, now: Timestamp) -> Result<(), Unproven> {
-        if let Some(wanted) = self.signatures.as_ref().filter(|_| !exceptions.waives(Requirement::Signatures)) {
-            let signed = |authority: &&Arc<Authority>| {
-                // Who signs a bill of materials of an image knows the image, but does not say that it is to run.
-                evidence.items.iter().any(|item| item.kind == EvidenceKind::Signature && *item.key == *authority.id)
-            };
-            let found = wanted.by.iter().filter(signed).count();
-            if found < wanted.threshold {
-                let missing = wanted.by.iter().filter(|authority| !signed(authority));
-                let why = if wanted.threshold == 1 {
-                    format!("it is not signed by {}", names(missing, "or"))
-                } else {
-                    format!("it is signed by {found} of the {} that are wanted; not by {}", wanted.threshold, names(missing, "nor by"))
-                };
-                return Err(unproven(Requirement::Signatures, why, evidence));
-            }
+        self.requirements().try_for_each(|requirement| self.end(requirement, evidence, exceptions, now))
+    }
+
+    /// What becomes of each requirement.
+    #[must_use]
+    pub fn ends(&self, evidence: &Evidence, exceptions: &dyn Exceptions, now: Timestamp) -> Vec<(Requirement, Result<(), Unproven>)> {
+        self.requirements().map(|requirement| (requirement, self.end(requirement, evidence, exceptions, now))).collect()
+    }
+
+    fn end(&self, requirement: Requirement, evidence: &Evidence, exceptions: &dyn Exceptions, now: Timestamp) -> Result<(), Unproven> {
+        if exceptions.waives(requirement) {
+            return Ok(());
         }
-        if let Some(wanted) = self.sbom.as_ref().filter(|_| !exceptions.waives(Requirement::Sbom)) {
-            let counts = |item: &api::EvidenceItem| {
-                item.kind == EvidenceKind::Sbom
-                    && wanted.by.iter().any(|authority| *item.key == *authority.id)
-                    && (wanted.formats.is_empty() || item.format.is_some_and(|format| wanted.formats.contains(&format)))
-            };
-            if !evidence.items.iter().any(counts) {
-                let why = format!("it has no {} signed by {}", formats(&wanted.formats), names(wanted.by.iter(), "or"));
-                return Err(unproven(Requirement::Sbom, why, evidence));
-            }
+        match requirement {
+            Requirement::Signatures => self.signatures.as_ref().map_or(Ok(()), |wanted| wanted.judge(evidence)),
+            Requirement::Sbom => self.sbom.as_ref().map_or(Ok(()), |wanted| wanted.judge(evidence)),
+            Requirement::Vulnerabilities => self.vulnerabilities.as_ref().map_or(Ok(()), |wanted| wanted.judge(evidence, exceptions, now)),
+            Requirement::Released | Requirement::Digest => Ok(()),
         }
-        if let Some(wanted) = self.vulnerabilities.as_ref().filter(|_| !exceptions.waives(Requirement::Vulnerabilities)) {
-            wanted.judge(evidence, exceptions, now)?;
+    }
+}
+
+impl Signatures {
+    fn judge(&self, evidence: &Evidence) -> Result<(), Unproven> {
+        // Who signs a bill of materials of an image knows the image, but does not say that it is to run.
+        let signed = |authority: &&Arc<Authority>| {
+            evidence.items.iter().any(|item| item.kind == EvidenceKind::Signature && *item.key == *authority.id)
+        };
+        let found = self.by.iter().filter(signed).count();
+        if found >= self.threshold {
+            return Ok(());
         }
-        Ok(())
+        let missing = self.by.iter().filter(|authority| !signed(authority));
+        let why = if self.threshold == 1 {
+            format!("it is not signed by {}", names(missing, "or"))
+        } else {
+            format!("it is signed by {found} of the {} that are wanted; not by {}", self.threshold, names(missing, "nor by"))
+        };
+        Err(unproven(Requirement::Signatures, why, evidence))
+    }
+}
+
+impl Sbom {
+    fn judge(&self, evidence: &Evidence) -> Result<(), Unproven> {
+        let counts = |item: &EvidenceItem| self.formats.is_empty() || item.format.is_some_and(|format| self.formats.contains(&format));
+        if signed_by(evidence, EvidenceKind::Sbom, &self.by).any(counts) {
+            return Ok(());
+        }
+        let why = format!("it has no {} signed by {}", formats(&self.formats), names(self.by.iter(), "or"));
+        Err(unproven(Requirement::Sbom, why, evidence))
     }
 }
 

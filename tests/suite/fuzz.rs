@@ -14,7 +14,7 @@ use lazaretto::{
     image::{Digest, Reference, Subject, read},
     keyring::{Holder, Keyring},
     pattern::Pattern,
-    pod, review,
+    pod, proof, review,
 };
 use tokio::time::Instant;
 
@@ -290,6 +290,133 @@ fn pull_secrets() {
                 }
             }
             let _ = Keyring::of_registry(&secret, "registry.corp:5000");
+        }
+    });
+}
+
+// === what is signed ===
+
+const PROOF_PIECES: [&str; 22] = [
+    "\"dsseEnvelope\":",
+    "\"payloadType\":\"application/vnd.in-toto+json\"",
+    "\"signatures\":[{\"sig\":\"",
+    "\"verificationMaterial\":",
+    "\"publicKey\":{\"hint\":\"\"}",
+    "\"certificate\":{\"rawBytes\":\"\"}",
+    "\"subject\":[{\"digest\":{\"sha256\":\"",
+    "\"predicate\":{",
+    "\"predicateType\":\"",
+    "\"critical\":{\"image\":{\"docker-manifest-digest\":\"",
+    "\"Vulnerabilities\":[",
+    "\"Severity\":\"CRITICAL\"",
+    "\"VulnerabilityID\":\"CVE-2026-0001\"",
+    "\"metadata\":{\"scanFinishedOn\":\"2026-01-01T00:00:00Z\"}",
+    "\"spdxVersion\":\"SPDX-2.3\"",
+    "\"bomFormat\":\"CycloneDX\"",
+    "null",
+    "[]",
+    "{}",
+    "\\u0000",
+    "1e999",
+    "-1",
+];
+
+fn fixture(name: &str) -> String {
+    std::fs::read_to_string(format!("{}/tests/fixtures/proof/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+/// The payload of a bundle's envelope, and its predicate.
+fn statement(name: &str) -> (String, String) {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    let bundle: serde_json::Value = serde_json::from_str(&fixture(name)).unwrap();
+    let payload = STANDARD.decode(bundle["dsseEnvelope"]["payload"].as_str().unwrap()).unwrap();
+    let read: serde_json::Value = serde_json::from_slice(&payload).unwrap();
+    (String::from_utf8(payload).unwrap(), read["predicate"].to_string())
+}
+
+fn signed() -> (proof::PublicKey, Digest) {
+    let key = proof::PublicKey::from_pem(&fixture("keys/ecdsa-p256.pub.pem")).unwrap();
+    (key, fixture("digest.txt").trim().parse().unwrap())
+}
+
+/// Nothing but what was signed is accepted: a mutation that is, says what the original says.
+#[test]
+fn bundles() {
+    let (key, digest) = signed();
+    let corpus = ["key-ecdsa-p256.bundle.json", "js-p256.bundle.json", "message.bundle.json", "keyless.bundle.json"].map(fixture);
+    let root = proof::TrustRoot::read(fixture("keyless.trusted_root.json").as_bytes()).unwrap();
+    let corpus: Vec<&str> = corpus.iter().map(String::as_str).collect();
+    fuzz("bundle", &corpus, &PROOF_PIECES, |input| {
+        let Ok(bundle) = proof::Bundle::read(input) else { return };
+        let subject = proof::Subject::Digest(&digest);
+        for attested in [proof::with_key(&bundle, &key, subject), proof::keyless(&bundle, &root, subject)].into_iter().flatten() {
+            if let proof::Said::Statement(statement) = attested.said {
+                assert_eq!(statement.predicate_type, proof::statement::SIGNED);
+            }
+        }
+    });
+}
+
+#[test]
+fn envelopes_and_statements() {
+    let (key, digest) = signed();
+    let bundle: serde_json::Value = serde_json::from_str(&fixture("spdx.bundle.json")).unwrap();
+    let (envelope, (payload, _)) = (bundle["dsseEnvelope"].to_string(), statement("several-subjects.bundle.json"));
+    fuzz("dsse", &[&envelope, &payload], &PROOF_PIECES, |input| {
+        if let Ok(statement) = proof::Statement::about(input, &digest) {
+            assert!(!statement.predicate_type.is_empty() && statement.predicate_type.len() <= 256);
+        }
+        let Ok(envelope) = proof::dsse::Envelope::read(input) else { return };
+        if envelope.verify(&key).is_ok() {
+            assert!(envelope.expect_statement().is_ok(), "the type is signed, too");
+        }
+    });
+}
+
+#[test]
+fn simple_signing_payloads() {
+    let (key, digest) = signed();
+    let (payload, signature) = (fixture("simple.payload.json"), fixture("simple.signature.b64"));
+    fuzz("simple signing", &[&payload], &PROOF_PIECES, |input| {
+        let accepted = proof::simple::with_key(input, signature.trim(), &key, &digest).is_ok();
+        assert!(!accepted || input == payload.as_bytes(), "another payload is accepted");
+        let _ = proof::simple::with_key(payload.as_bytes(), &text(input), &key, &digest);
+    });
+}
+
+#[test]
+fn vulnerability_reports() {
+    let corpus =
+        ["vuln-clean.bundle.json", "vuln-high.bundle.json", "vulns-v02.bundle.json", "vex.bundle.json"].map(|name| statement(name).1);
+    let corpus: Vec<&str> = corpus.iter().map(String::as_str).collect();
+    let (_, digest) = signed();
+    let kinds = [
+        "https://cosign.sigstore.dev/attestation/vuln/v1",
+        "https://in-toto.io/attestation/vulns/v0.1",
+        "https://in-toto.io/attestation/vulns/v0.2",
+        "application/sarif+json",
+    ];
+    fuzz("vulnerability report", &corpus, &PROOF_PIECES, |input| {
+        for kind in kinds {
+            let Ok(report) = proof::report::read(kind, input) else { continue };
+            let summary = proof::report::Summary::of(&report);
+            let json = serde_json::to_vec(&summary).unwrap();
+            assert!(json.len() <= 1_200, "{} bytes", json.len());
+            assert_eq!(serde_json::from_slice::<proof::report::Summary>(&json).unwrap(), summary);
+        }
+        let _ = proof::vex::read(input, &digest);
+    });
+}
+
+#[test]
+fn bills_of_materials() {
+    let corpus = ["spdx.bundle.json", "cyclonedx.bundle.json"].map(|name| statement(name).1);
+    let corpus: Vec<&str> = corpus.iter().map(String::as_str).collect();
+    fuzz("SBOM header", &corpus, &PROOF_PIECES, |input| {
+        for kind in ["https://spdx.dev/Document", "https://cyclonedx.org/bom"] {
+            if let Ok(sbom) = proof::sbom::read(kind, input) {
+                assert!(!sbom.version.is_empty() && sbom.name.chars().count() <= 64);
+            }
         }
     });
 }

@@ -11,15 +11,17 @@ use tokio::time::Instant;
 
 use super::world::World;
 use crate::{
-    api::{QuarantineProvider, State},
+    api::{Evidence, QuarantineProvider, State},
     cli::{input, output},
     facts::{Busy, BusyCause, Outcome},
     image::{Reference, Subject},
     index::{self, Known},
     keyring::{Credentials, Holder, Keyring},
+    line::Class,
     lookups::{Access, Asker, Lives, Lookups},
     metrics::Metrics,
     policy::RegistryEntry,
+    proof::Proof,
     registry::{ClientOptions, Proxies, RegistryClient},
     verdict::{Sight, Source},
 };
@@ -76,7 +78,7 @@ pub(super) struct Hand {
 }
 
 /// Asks registries.
-pub(super) struct Asking {
+pub(in crate::cli) struct Asking {
     lookups: Lookups,
     keyring: Keyring,
     deadline: Instant,
@@ -84,7 +86,7 @@ pub(super) struct Asking {
 
 impl Asking {
     /// Look-ups for this world that end when `patience` does, and write nothing down.
-    pub(super) fn new(world: &World, keyring: Keyring, patience: Duration) -> anyhow::Result<Self> {
+    pub(in crate::cli) fn new(world: &World, keyring: Keyring, patience: Duration) -> anyhow::Result<Self> {
         let options = ClientOptions { proxies: Proxies::from_environment(), ..ClientOptions::default() };
         let client = RegistryClient::new(options)?;
         let (metrics, _registry) = Metrics::new();
@@ -95,6 +97,26 @@ impl Asking {
     fn access(&self, image: &Reference) -> Access {
         let credentials = self.keyring.lookup(image.name()).into_iter().next().unwrap_or_default();
         Access { identity: credentials.identity(Holder::Registry), credentials: Arc::new(credentials), own: true }
+    }
+
+    /// What is signed about an image.
+    pub(in crate::cli) async fn prove(
+        &self,
+        image: &Reference,
+        world: &World,
+        proofs: &[&Proof],
+    ) -> (Option<Subject>, Outcome<Arc<Evidence>>) {
+        let (registry, access) = (world.rules.registry_of(image), Ok(self.access(image)));
+        let asker = Asker { namespace: "", access, deadline: self.deadline, record: false, processor: false, inside: false, proofs };
+        let subject = match image.subject() {
+            Some(subject) => subject,
+            None => match self.lookups.digest_of(image, registry, &asker).await.0.found() {
+                Ok(digest) => image.with_digest(digest),
+                Err(end) => return (None, end),
+            },
+        };
+        let outcome = self.lookups.prove(&subject, registry, &asker, Class::Admission).await;
+        (Some(subject), outcome.unwrap_or(Outcome::Absent))
     }
 
     async fn see(&self, image: &Reference, world: &World) -> (Sight, Arc<Credentials>) {
@@ -115,7 +137,7 @@ impl Asking {
 }
 
 /// The credentials of a Docker configuration.
-pub(super) fn docker_config(path: &Path) -> anyhow::Result<Keyring> {
+pub(in crate::cli) fn docker_config(path: &Path) -> anyhow::Result<Keyring> {
     let text = input::read(path, DOCKER_CONFIG_LIMIT)?;
     let helpers = serde_json::from_str::<serde_json::Value>(&text)
         .is_ok_and(|config| config.get("credsStore").is_some() || config.get("credHelpers").is_some());

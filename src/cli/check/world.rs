@@ -27,7 +27,7 @@ const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 /// What people wrote, by kind and name; whatever is put in later stands.
 #[derive(Default)]
-pub(super) struct Written {
+pub(in crate::cli) struct Written {
     policies: BTreeMap<String, QuarantinePolicy>,
     registries: BTreeMap<String, Registry>,
     waivers: BTreeMap<String, Waiver>,
@@ -48,7 +48,7 @@ impl Written {
     }
 
     /// Takes in an object from a file.
-    pub(super) fn take(&mut self, object: Value) -> anyhow::Result<()> {
+    pub(in crate::cli) fn take(&mut self, object: Value) -> anyhow::Result<()> {
         let kind = object.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
         let version = object.get("apiVersion").and_then(Value::as_str).unwrap_or_default().to_owned();
         match (kind.as_str(), version.as_str()) {
@@ -149,7 +149,7 @@ fn empty(value: &Value) -> bool {
 }
 
 /// Everything that is known before anybody is asked.
-pub(super) struct World {
+pub(in crate::cli) struct World {
     /// The rules, and the cluster's image statuses.
     pub index: SharedIndex,
     /// The same rules, in hand.
@@ -170,7 +170,7 @@ impl World {
     ///
     /// # Errors
     /// A policy, registry or waiver that cannot be read. A replica keeps its last readable form, which nobody here knows.
-    pub(super) fn new(written: Written, tags: HashMap<Reference, Digest>, extra: BTreeMap<String, String>) -> anyhow::Result<Self> {
+    pub(in crate::cli) fn new(written: Written, tags: HashMap<Reference, Digest>, extra: BTreeMap<String, String>) -> anyhow::Result<Self> {
         let mut index = Index::default();
         for policy in written.policies.values() {
             index.apply_policy(policy);

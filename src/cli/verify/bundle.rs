@@ -20,30 +20,45 @@ const ARTIFACT_LIMIT: usize = 256 << 20;
 
 #[derive(Debug, Args)]
 #[command(
-    group = ArgGroup::new("trust").args(["key", "trusted_root"]).required(true),
-    group = ArgGroup::new("about").args(["digest", "artifact"]).required(true),
+    group = ArgGroup::new("trust").args(["key", "trusted_root"]),
+    group = ArgGroup::new("about").args(["digest", "artifact"]),
 )]
 pub(super) struct BundleArguments {
     /// The Sigstore bundle; `-` reads standard input
-    #[arg(long, value_name = "FILE", required = true)]
-    bundle: PathBuf,
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "image",
+        conflicts_with = "image",
+        requires = "trust",
+        requires = "about",
+        help_heading = "A bundle"
+    )]
+    bundle: Option<PathBuf>,
     /// The public key in PEM
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "bundle", help_heading = "A bundle")]
     key: Option<PathBuf>,
     /// The trusted root in JSON, for a bundle with a certificate
-    #[arg(long, value_name = "FILE", requires = "certificate_identity", requires = "certificate_oidc_issuer")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "certificate_identity",
+        requires = "certificate_oidc_issuer",
+        requires = "bundle",
+        help_heading = "A bundle"
+    )]
     trusted_root: Option<PathBuf>,
     /// Whom the certificate has to be issued to: an e-mail address or a URI
-    #[arg(long, value_name = "IDENTITY", requires = "trusted_root")]
+    #[arg(long, value_name = "IDENTITY", requires = "trusted_root", help_heading = "A bundle")]
     certificate_identity: Option<String>,
     /// The OIDC issuer that the certificate has to name
-    #[arg(long, value_name = "URL", requires = "trusted_root")]
+    #[arg(long, value_name = "URL", requires = "trusted_root", help_heading = "A bundle")]
     certificate_oidc_issuer: Option<String>,
     /// What the bundle has to be about
-    #[arg(long, value_name = "DIGEST")]
+    #[arg(long, value_name = "DIGEST", requires = "bundle", help_heading = "A bundle")]
     digest: Option<Digest>,
     /// The file that the bundle has to be about
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "bundle", help_heading = "A bundle")]
     artifact: Option<PathBuf>,
 }
 
@@ -128,7 +143,8 @@ impl Trust {
 
 pub(super) fn run(arguments: &BundleArguments, format: output::Format) -> anyhow::Result<Exit> {
     let trust = Trust::read(arguments)?;
-    let text = input::read(&arguments.bundle, bundle::MAX_BYTES)?;
+    let Some(path) = &arguments.bundle else { bail!("give --bundle or an image") };
+    let text = input::read(path, bundle::MAX_BYTES)?;
     let artifact = arguments.artifact.as_ref().map(|path| input::read_bytes(path, ARTIFACT_LIMIT)).transpose()?;
     let subject = match (&artifact, &arguments.digest) {
         (Some(bytes), _) => Subject::Artifact(bytes),

@@ -4,7 +4,8 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use super::Desk;
+use super::{Desk, policy};
+use crate::support::registry::{FakeRegistry, Fault, OCI_MANIFEST};
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/proof/");
 const DIGEST: &str = "sha256:081294eb6f171bf6684ba99085580e7865ca430b98144a18683d43261526cd00";
@@ -86,4 +87,44 @@ async fn what_cannot_be_read_is_no_refusal() {
     fs::write(desk.path().join("key.pem"), "-".repeat(5_000)).unwrap();
     let ended = desk.run(&["verify", "--key", "key.pem", "--bundle", &bundle, "--digest", DIGEST]).await;
     assert!(ended.code == 2 && ended.err.contains("key.pem has more than 4 KiB"), "{}", ended.err);
+}
+
+#[tokio::test]
+async fn an_image_is_verified_at_its_registry_by_what_policies_ask() {
+    let registry = FakeRegistry::start().await;
+    let (desk, authority) = (Desk::new(), fs::read_to_string(fixture("keys/ecdsa-p256.pub.pem")).unwrap());
+    desk.put(
+        "rules.yaml",
+        &[
+            policy(
+                "signed",
+                &json!({ "authorities": [{ "name": "build", "publicKey": authority }], "require": { "signatures": {}, "sbom": {} } }),
+            ),
+            super::registry("corp", &serde_json::to_value(registry.spec()).unwrap()),
+        ],
+    );
+    let read = |name: &str| fs::read(fixture(name)).unwrap();
+    let digest = registry.push("team/app", Some("1"), OCI_MANIFEST, read("manifest.json"));
+    let image = format!("{}/team/app:1", registry.host());
+    let run = async || desk.run(&["verify", &image, "--policy", "rules.yaml", "-o", "json"]).await;
+    let results = |report: &Value| -> Vec<(String, String)> {
+        let checks = report["checks"].as_array().unwrap().iter();
+        checks.map(|check| (check["requirement"].as_str().unwrap().into(), check["result"].as_str().unwrap().into())).collect()
+    };
+    let pairs = |first: &str, second: &str| vec![("Signatures".to_owned(), first.to_owned()), ("SBOM".to_owned(), second.to_owned())];
+    registry.attach("team/app", &digest, read("key-ecdsa-p256.bundle.json"));
+    let ended = run().await;
+    assert_eq!((ended.code, results(&ended.json())), (1, pairs("Passed", "Failed")), "{}", ended.err);
+    assert_eq!(ended.json()["checks"][1]["detail"], "it has no SBOM signed by build");
+    registry.attach("team/app", &digest, read("spdx.bundle.json"));
+    let ended = run().await;
+    assert_eq!((ended.code, results(&ended.json())), (0, pairs("Passed", "Passed")), "{}", ended.err);
+    assert_eq!(ended.json()["subject"], format!("{}/team/app@{digest}", registry.host()));
+
+    // What cannot be asked is not unsigned.
+    registry.fault("/referrers/", Fault::Answer(500, Vec::new(), String::new()));
+    let ended = run().await;
+    assert_eq!((ended.code, results(&ended.json())), (3, pairs("Unknown", "Unknown")), "{}", ended.err);
+    let ended = desk.run(&["verify", "registry.example/other:1", "--policy", "missing.yaml"]).await;
+    assert_eq!(ended.code, 2);
 }

@@ -1,0 +1,170 @@
+//! An image at its registry against what policies and Registries in files want to have proven of it.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::{
+    api::{Evidence, Requirement, ShortDuration},
+    cli::{
+        Exit,
+        check::{
+            docker_login,
+            hand::{Asking, docker_config},
+            world::{World, Written},
+        },
+        input,
+        output::{self, Cell, Colour},
+    },
+    facts::Outcome,
+    image::{Reference, Subject},
+    keyring::Keyring,
+    proof::{NoExceptions, Proof, Unproven},
+    sentence,
+    verdict::outcome_why,
+};
+
+#[derive(Debug, Args)]
+pub(super) struct ImageArguments {
+    /// The image, by tag or digest
+    #[arg(value_name = "IMAGE", requires = "policies")]
+    pub(super) image: Option<String>,
+    /// Policies and Registries, YAML or JSON, with what has to be proven; may be repeated
+    #[arg(long = "policy", value_name = "FILE", requires = "image", help_heading = "An image")]
+    policies: Vec<PathBuf>,
+    /// A Docker configuration with credentials for the registry
+    #[arg(long, value_name = "FILE", requires = "image", help_heading = "An image")]
+    docker_config: Option<PathBuf>,
+    /// The credentials of `docker login`
+    #[arg(long, requires = "image", conflicts_with = "docker_config", help_heading = "An image")]
+    docker_login: bool,
+    /// How long the registry may take
+    #[arg(long, value_name = "DURATION", default_value = "30s", help_heading = "An image")]
+    timeout: ShortDuration,
+}
+
+/// What one policy or Registry wants, and what came of it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Check {
+    #[serde(rename = "for")]
+    by: String,
+    requirement: Requirement,
+    result: &'static str,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    detail: String,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    image: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject: Option<String>,
+    verified: bool,
+    /// Why nothing is known, where nothing is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unknown: Option<String>,
+    checks: Vec<Check>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    evidence: Option<Arc<Evidence>>,
+}
+
+pub(super) async fn run(image: &str, arguments: &ImageArguments, format: output::Format) -> anyhow::Result<Exit> {
+    let reference = Reference::parse(image).with_context(|| format!("cannot read the image {image}"))?;
+    let mut written = Written::default();
+    for path in &arguments.policies {
+        let (name, text) = (input::name(path), input::read(path, input::MANIFEST_LIMIT)?);
+        for object in input::objects(&text, &name)? {
+            written.take(object).with_context(|| format!("cannot read {name}"))?;
+        }
+    }
+    let world = World::new(written, std::collections::HashMap::new(), BTreeMap::new())?;
+    let wanted = wanted(&world, &reference);
+    if wanted.is_empty() {
+        bail!("nothing in these files asks for a signature, an SBOM or a report of {}", reference.name());
+    }
+    let keyring = match (&arguments.docker_config, arguments.docker_login) {
+        (Some(path), _) => docker_config(path)?,
+        (None, true) => docker_config(&docker_login()?)?,
+        (None, false) => Keyring::default(),
+    };
+    let proofs: Vec<&Proof> = wanted.iter().map(|(_, proof)| *proof).collect();
+    let (subject, outcome) = Asking::new(&world, keyring, arguments.timeout.get())?.prove(&reference, &world, &proofs).await;
+    let report = report(image, subject, &wanted, &outcome);
+    match format {
+        output::Format::Json => output::print_json(&report)?,
+        output::Format::Table => {
+            output::print(&output::table(&["FOR", "REQUIREMENT", "RESULT", "DETAIL"], &rows(&report), output::coloured()))?;
+            if let Some(why) = &report.unknown {
+                output::note(why);
+            }
+        }
+    }
+    Ok(match &outcome {
+        Outcome::Found(_) if report.verified => Exit::Done,
+        Outcome::Found(_) => Exit::Refused,
+        _ => Exit::NotYet,
+    })
+}
+
+/// Everything that wants something proven of an image of this name.
+fn wanted<'w>(world: &'w World, image: &Reference) -> Vec<(String, &'w Proof)> {
+    let policies = world.rules.policies.values().filter(|policy| policy.proof.is_asked() && policy.matches_image(image.name()));
+    let mut wanted: Vec<(String, &Proof)> = policies.map(|policy| (format!("policy {}", policy.name), &policy.proof)).collect();
+    if let Some(registry) = world.rules.registry_of(image)
+        && let Some(release) = &registry.release
+    {
+        wanted.push((format!("registry {}", registry.name), release));
+    }
+    wanted
+}
+
+fn report(image: &str, subject: Option<Subject>, wanted: &[(String, &Proof)], outcome: &Outcome<Arc<Evidence>>) -> Report {
+    let evidence = match outcome {
+        Outcome::Found(evidence) => Some(evidence),
+        _ => None,
+    };
+    let now = Timestamp::now();
+    let check = |by: &String, requirement: Requirement, end: Option<Result<(), Unproven>>| {
+        let (result, detail) = match end {
+            None => ("Unknown", String::new()),
+            Some(Ok(())) => ("Passed", String::new()),
+            Some(Err(unproven)) => ("Failed", unproven.to_string()),
+        };
+        Check { by: by.clone(), requirement, result, detail }
+    };
+    let mut checks = Vec::new();
+    for (by, proof) in wanted {
+        match evidence {
+            Some(evidence) => {
+                let ends = proof.ends(evidence, &NoExceptions, now);
+                checks.extend(ends.into_iter().map(|(requirement, end)| check(by, requirement, Some(end))));
+            }
+            None => checks.extend(proof.requirements().map(|requirement| check(by, requirement, None))),
+        }
+    }
+    Report {
+        image: image.to_owned(),
+        subject: subject.map(|subject| subject.to_string()),
+        verified: evidence.is_some() && checks.iter().all(|check| check.result == "Passed"),
+        unknown: evidence.is_none().then(|| sentence::reason(&outcome_why(outcome), None)),
+        checks,
+        evidence: evidence.cloned(),
+    }
+}
+
+fn rows(report: &Report) -> Vec<Vec<Cell>> {
+    let row = |check: &Check| {
+        let colour = match check.result {
+            "Passed" => Colour::Green,
+            "Failed" => Colour::Red,
+            _ => Colour::Yellow,
+        };
+        vec![check.by.as_str().into(), check.requirement.as_str().into(), Cell::new(check.result, colour), check.detail.as_str().into()]
+    };
+    report.checks.iter().map(row).collect()
+}
