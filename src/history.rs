@@ -183,11 +183,12 @@ pub fn tagged(object: &ImageStatus, tag: &str, now: Timestamp) -> Option<ImageSt
 
 /// The status once evidence was found. None where that is no news: it proves the same to the same, or somebody has looked later.
 #[must_use]
-pub fn attested(object: &ImageStatus, found: &Evidence) -> Option<ImageStatusStatus> {
+pub fn attested(object: &ImageStatus, found: &Evidence, now: Timestamp) -> Option<ImageStatusStatus> {
     let mut status = object.status.clone()?;
     if let Some(held) = &status.evidence {
         let same = Evidence { looked_at: held.looked_at, ..found.clone() } == *held;
-        if same || held.looked_at >= found.looked_at {
+        // One that lies in our future is another clock's, and must not hold off every later look.
+        if same || (held.looked_at >= found.looked_at && held.looked_at <= now) {
             return None;
         }
     }
@@ -231,6 +232,12 @@ fn fit(object: &ImageStatus, status: &mut ImageStatusStatus) {
         status.tags.remove(0);
     }
     while size(status) > budget && forget(status) {}
+    if let Some(excess) = size(status).checked_sub(budget).filter(|excess| *excess > 0)
+        && let Some(evidence) = &mut status.evidence
+    {
+        let whole = serde_json::to_vec(&*evidence).map_or(0, |bytes| bytes.len());
+        crate::proof::gather::fit(evidence, whole.saturating_sub(excess));
+    }
     while size(status) > budget && !status.details.is_empty() {
         let shorter = status.details.chars().count() / 2;
         status.details = clip(&status.details, shorter);

@@ -16,6 +16,7 @@ mod evidence;
 mod health;
 mod keys;
 mod prove;
+mod rooms;
 mod sources;
 mod tags;
 
@@ -143,7 +144,7 @@ impl Lookups {
         let known = self.parts.index.read().image(&subject);
         if let Some(known) = known.as_ref().filter(|known| suffices(known, &subject, registry, asker.inside)) {
             self.note_tag(image, &subject, resolved_now, asker);
-            let evidence = self.prove(&subject, registry, asker, Class::Admission).await;
+            let evidence = self.prove_unless_held(&subject, registry, asker, &known.facts).await;
             return sight(Some(subject), Outcome::Found(known.facts.clone()), None, resolved_now, true, evidence);
         }
         let last = known.or_else(|| self.bad_by_another_name(&subject, registry)).map(|known| last_look(&known, &subject, registry));
@@ -154,11 +155,23 @@ impl Lookups {
         };
         self.note_tag(image, &subject, resolved_now, asker);
         let evidence = match &outcome {
-            Outcome::Found(_) => self.prove(&subject, registry, asker, Class::Admission).await,
+            Outcome::Found(facts) => self.prove_unless_held(&subject, registry, asker, facts).await,
             // What could not be asked about itself is not asked about what is signed.
             _ => self.evidence_at_hand(&subject, asker),
         };
         sight(Some(subject), outcome, last, Source::Asked, true, evidence)
+    }
+
+    /// What is refused anyway is not asked about what is signed.
+    async fn prove_unless_held(
+        &self,
+        subject: &Subject,
+        registry: Option<&Arc<RegistryEntry>>,
+        asker: &Asker<'_>,
+        facts: &Facts,
+    ) -> Option<Outcome<Arc<Evidence>>> {
+        let refused = facts.state.is_bad() && !asker.processor && asker.proofs.iter().all(|proof| !proof.even_held);
+        if refused { self.evidence_at_hand(subject, asker) } else { self.prove(subject, registry, asker, Class::Admission).await }
     }
 
     /// What is written of evidence, at any age, where it speaks of everybody who is asked for.
@@ -212,7 +225,10 @@ impl Lookups {
                 let outcome = Outcome::Found(known.facts.clone());
                 let (listed, processor) = (registry.is_some(), asker.processor);
                 let evidence = prove::at_hand(&known, asker.proofs).unwrap_or_else(|_| {
-                    self.launch_prove(&subject, registry, access, asker);
+                    // Without the Registry's own credentials there may seem to be nothing.
+                    if access.own || registry.is_none_or(|registry| registry.spec.credentials.is_none()) {
+                        self.launch_prove(&subject, registry, access, asker);
+                    }
                     None
                 });
                 Some(Sight {
@@ -320,9 +336,12 @@ impl Lookups {
     /// What is owed: a judgement that nobody waits for any more.
     pub async fn make_up(&self, subject: &Subject, registry: Option<&Arc<RegistryEntry>>, asker: &Asker<'_>) -> Outcome<Arc<Facts>> {
         let judged = self.judge(subject, registry, asker, Class::Retry).await;
-        match (&judged, self.prove(subject, registry, asker, Class::Retry).await) {
-            (Outcome::Found(_), Some(evidence)) => evidence.found().map_or_else(|end| end, |_| judged),
-            _ => judged,
+        if !matches!(judged, Outcome::Found(_)) {
+            return judged;
+        }
+        match self.prove(subject, registry, asker, Class::Retry).await {
+            Some(evidence) => evidence.found().map_or_else(|end| end, |_| judged),
+            None => judged,
         }
     }
 

@@ -132,6 +132,14 @@ impl TryFrom<&api::QuarantinePolicy> for Policy {
             Ok(Deny { what, reason: rule.reason.clone() })
         });
         let deny: Vec<Deny> = deny.collect::<Result<_, _>>()?;
+        let proof = Proof::read(&Asked {
+            authorities: &spec.authorities,
+            signatures: spec.require.signatures.as_ref(),
+            sbom: spec.require.sbom.as_ref(),
+            vulnerabilities: spec.require.vulnerabilities.as_ref(),
+        });
+        let mut proof = proof.map_err(Unreadable::Proof)?;
+        proof.even_held = spec.require.released != Level::Deny;
         Ok(Self {
             name: object.metadata.name.clone().unwrap_or_default(),
             mode: spec.mode,
@@ -141,13 +149,7 @@ impl TryFrom<&api::QuarantinePolicy> for Policy {
             exclude: patterns("spec.match.excludeImages", &spec.matching.exclude_images)?,
             denies_digests: deny.iter().any(|rule| matches!(rule.what, Denied::Digest(_))),
             deny,
-            proof: Proof::read(&Asked {
-                authorities: &spec.authorities,
-                signatures: spec.require.signatures.as_ref(),
-                sbom: spec.require.sbom.as_ref(),
-                vulnerabilities: spec.require.vulnerabilities.as_ref(),
-            })
-            .map_err(Unreadable::Proof)?,
+            proof,
             require: spec.require.clone(),
             when_unknown: spec.when_unknown.clone(),
             when_revoked: spec.when_revoked,
@@ -245,6 +247,8 @@ pub struct RegistryEntry {
     pub processor: Option<api::Processor>,
     /// What has to be proven for an image to be released by that.
     pub release: Option<Proof>,
+    /// Why the criteria for that cannot be read: then nothing is released by them, and the Registry holds as it is otherwise.
+    pub release_error: Option<String>,
     /// How often to look again.
     pub poll_interval: Duration,
     /// When the flag began to be kept by us and what ran then was adopted: `None` before it was done.
@@ -274,7 +278,13 @@ impl TryFrom<&api::Registry> for RegistryEntry {
             }
         }
         let status = object.status.clone().unwrap_or_default();
+        let (release, release_error) = match release(&spec.quarantine) {
+            Ok(release) => (release, None),
+            Err(error) => (None, Some(format!("spec.quarantine.release: {error}"))),
+        };
         Ok(Self {
+            release,
+            release_error,
             name: object.metadata.name.clone().unwrap_or_default(),
             hosts,
             repositories: spec
@@ -287,19 +297,6 @@ impl TryFrom<&api::Registry> for RegistryEntry {
             provider: spec.quarantine.provider,
             place: place(object.metadata.name.as_deref(), spec),
             processor: spec.quarantine.processor.clone(),
-            release: match &spec.quarantine.release {
-                Some(release) if spec.quarantine.provider == QuarantineProvider::Managed => {
-                    let asked = Asked {
-                        authorities: &release.authorities,
-                        signatures: release.signatures.as_ref(),
-                        sbom: release.sbom.as_ref(),
-                        vulnerabilities: release.vulnerabilities.as_ref(),
-                    };
-                    // Criteria that ask for nothing would release everything.
-                    Some(Proof::read(&asked).map_err(Unreadable::Proof)?).filter(Proof::is_asked)
-                }
-                _ => None,
-            },
             spec: spec.clone(),
             poll_interval: spec.poll_interval.get().max(Duration::from_secs(10)),
             adopted: status.adoption.as_ref().and_then(|adoption| adoption.completed),
@@ -308,6 +305,20 @@ impl TryFrom<&api::Registry> for RegistryEntry {
             exceptions: status.exceptions.into_iter().map(|exception| exception.subject).collect(),
         })
     }
+}
+
+/// What releases images by their proof, where Lazaretto keeps the flag.
+fn release(spec: &api::QuarantineSpec) -> Result<Option<Proof>, ProofError> {
+    let Some(release) = spec.release.as_ref().filter(|_| spec.provider == QuarantineProvider::Managed) else { return Ok(None) };
+    let mut proof = Proof::read(&Asked {
+        authorities: &release.authorities,
+        signatures: release.signatures.as_ref(),
+        sbom: release.sbom.as_ref(),
+        vulnerabilities: release.vulnerabilities.as_ref(),
+    })?;
+    // Criteria that ask for nothing would release everything.
+    proof.even_held = true;
+    Ok(Some(proof).filter(Proof::is_asked))
 }
 
 fn place(name: Option<&str>, spec: &api::RegistrySpec) -> u64 {

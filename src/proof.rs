@@ -143,6 +143,12 @@ impl Refusal {
     }
 }
 
+/// As much of what a stranger wrote as may be shown to others: a word, and no prose.
+fn token(text: &str) -> String {
+    let plain = |letter: &char| letter.is_ascii_alphanumeric() || "-._:/+;=".contains(*letter);
+    text.chars().take_while(plain).take(80).collect()
+}
+
 /// Who signed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Signer {

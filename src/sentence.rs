@@ -75,7 +75,7 @@ pub fn reason(why: &Why, subject: Option<&Subject>) -> String {
         ),
         Why::NoDigest => "the image is named by tag, and this policy wants a digest: write NAME@sha256:...".to_owned(),
         Why::Held(facts) => held(facts, subject),
-        Why::Unproven(unproven) => format!("{unproven}. Sign and attach what is missing, and try again"),
+        Why::Unproven(unproven) => format!("{unproven}. Then try again"),
         Why::Unmanaged { listed: true } => {
             "nobody keeps a quarantine flag for this registry (its Registry object has provider None), and this policy admits released images only".to_owned()
         }

@@ -17,7 +17,7 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 
 pub use self::proven::outcome_why;
-use self::proven::with_proof;
+use self::proven::{is_proven, with_proof};
 use crate::{
     api::{Allowance, Evidence, Level, Mode, Requirement, State},
     facts::{Block, Busy, BusyCause, Facts, Manifest, Outage, Outcome},
@@ -266,19 +266,21 @@ fn judge(case: &Case<'_, '_>, sight: &Sight, warnings: &mut Vec<Why>) -> Verdict
             Verdict::Unknown(Unknown::Pending(_)) if matches!(sight.outcome, Outcome::Found(_)) => {
                 with_proof(case, sight, Verdict::Admit(basis(sight)))
             }
-            other => other,
+            other => with_proof(case, sight, other),
         },
         Level::Deny => with_proof(case, sight, released(case, sight)),
-        Level::Warn => match with_proof(case, sight, released(case, sight)) {
-            Verdict::Admit(basis) => Verdict::Admit(basis),
-            // A missing release only earns a warning, but a denied image must not hide behind a look-up that is slow.
-            open @ (Verdict::Unknown(_) | Verdict::Busy(_)) if case.policy.denies_digests() && !is_inside_known(sight) => open,
-            // Only the release may be wanting at this level.
-            unproven @ Verdict::Refuse(Why::Unproven(_)) => unproven,
-            Verdict::Refuse(why) => warn(warnings, why, sight),
-            Verdict::Unknown(unknown) => warn(warnings, Why::Unknown(unknown), sight),
-            Verdict::Busy(busy) => warn(warnings, Why::Busy(busy), sight),
-        },
+        Level::Warn => {
+            let admitted = match released(case, sight) {
+                Verdict::Admit(basis) => Verdict::Admit(basis),
+                // A missing release only earns a warning, but a denied image must not hide behind a look-up that is slow.
+                open @ (Verdict::Unknown(_) | Verdict::Busy(_)) if case.policy.denies_digests() && !is_inside_known(sight) => open,
+                Verdict::Refuse(why) => warn(warnings, why, sight),
+                Verdict::Unknown(unknown) => warn(warnings, Why::Unknown(unknown), sight),
+                Verdict::Busy(busy) => warn(warnings, Why::Busy(busy), sight),
+            };
+            // Only the release may be wanting at this level, and not what has to be signed.
+            with_proof(case, sight, admitted)
+        }
     }
 }
 
@@ -408,8 +410,7 @@ pub fn settle(case: &Case<'_, '_>, sight: &Sight, verdict: Verdict) -> Settled {
             Unknown::Unauthorized(_) => (knobs.unauthorized, Basis::OpenUnauthorized, unknown),
         },
     };
-    let proof_is_known = !case.policy.proof.is_asked() || matches!(sight.evidence, Some(Outcome::Found(_)));
-    if proof_is_known && was_good(case, sight) {
+    if was_good(case, sight) && is_proven(case, sight) {
         return Settled::Admit(Basis::LastKnownGood);
     }
     match allowance {

@@ -28,6 +28,7 @@ mod load;
 mod million;
 mod other;
 mod outage;
+mod proof;
 mod registry;
 mod remote;
 mod scale;
@@ -54,6 +55,7 @@ use crate::{load::Protocol, remote::Remote, warm::Stack};
 enum Part {
     Million,
     Warm,
+    Proof,
     Outage,
     Other,
     Cold,
@@ -61,7 +63,7 @@ enum Part {
 }
 
 /// In this order: first what a process must be young for, last what has a control plane beside it.
-const PARTS: [Part; 6] = [Part::Million, Part::Warm, Part::Outage, Part::Other, Part::Cold, Part::Scale];
+const PARTS: [Part; 7] = [Part::Million, Part::Warm, Part::Proof, Part::Outage, Part::Other, Part::Cold, Part::Scale];
 
 /// What the warm part is measured at, beside its figures without HTTP.
 const WARM: [(Protocol, usize); 4] = [(Protocol::Http1, 64), (Protocol::Http1, 1), (Protocol::Http2, 64), (Protocol::Http2, 1)];
@@ -76,6 +78,7 @@ impl Part {
                 of_http.chain(texts(&MICRO)).collect()
             }
             Self::Million => texts(&million::FIGURES),
+            Self::Proof => texts(&proof::FIGURES),
             Self::Outage => texts(&outage::FIGURES),
             Self::Other => texts(&other::FIGURES),
             Self::Cold => texts(&cold::FIGURES),
@@ -87,7 +90,7 @@ impl Part {
     const fn within(self) -> Duration {
         Duration::from_secs(match self {
             Self::Warm | Self::Million => 200,
-            Self::Outage | Self::Cold => 120,
+            Self::Outage | Self::Cold | Self::Proof => 120,
             Self::Other => 180,
             Self::Scale => 300,
         })
@@ -111,6 +114,7 @@ impl Part {
                 }
             }
             Self::Million => million::measure().await.print(),
+            Self::Proof => proof::measure(arguments.statuses).await.print(),
             Self::Outage => outage::measure(arguments.statuses).await.print(),
             Self::Other => other::measure(arguments.statuses).await.print(),
             Self::Cold => cold::measure().await.print(),

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use lazaretto::{
     api::{ImageStatus, QuarantinePolicy, Registry, Waiver},
     image::Digest,
+    proof::PublicKey,
     watch::SharedIndex,
 };
 use serde::de::DeserializeOwned;
@@ -85,13 +86,24 @@ pub fn unknown(registry: usize, what: &str, number: usize) -> String {
 impl World {
     /// With this many ImageStatuses.
     pub fn new(statuses: usize) -> Self {
+        Self::of(statuses, |_| {}, |_| {})
+    }
+
+    /// The same where every policy asks for signatures, an SBOM and a report, and every image has them.
+    pub fn proven(statuses: usize) -> Self {
+        Self::of(statuses, |policy| prove(policy, &["ecdsa-p256", "ed25519"]), |status| status["status"]["evidence"] = evidence())
+    }
+
+    fn of(statuses: usize, policies: impl Fn(&mut Value), images: impl Fn(&mut Value)) -> Self {
         let index = SharedIndex::default();
-        name_rules(&index);
+        name_rules_of(&index, policies);
         {
             let mut index = index.write();
             let now = Timestamp::now();
             for number in 0..statuses {
-                assert!(index.apply_image(&read::<ImageStatus>(status(number, "Released")), now));
+                let mut object = status(number, "Released");
+                images(&mut object);
+                assert!(index.apply_image(&read::<ImageStatus>(object), now));
             }
             assert_eq!(index.image_count(), statuses);
         }
@@ -110,14 +122,51 @@ impl World {
     }
 }
 
+/// A key of the fixtures, in PEM.
+fn key(kind: &str) -> String {
+    std::fs::read_to_string(format!("{}/tests/fixtures/proof/keys/{kind}.pub.pem", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+/// Has a policy ask for everything that can be signed, by whoever has one of these keys.
+pub fn prove(policy: &mut Value, kinds: &[&str]) {
+    let authorities: Vec<Value> = kinds.iter().map(|kind| json!({ "name": kind, "publicKey": key(kind) })).collect();
+    policy["spec"]["authorities"] = authorities.into();
+    policy["spec"]["require"]["signatures"] = json!({});
+    policy["spec"]["require"]["sbom"] = json!({});
+    policy["spec"]["require"]["vulnerabilities"] = json!({ "maxSeverity": "Medium", "vexBy": [kinds[0]] });
+}
+
+/// What is signed about every image.
+fn evidence() -> Value {
+    let [first, second] = ["ecdsa-p256", "ed25519"].map(|kind| PublicKey::from_pem(&key(kind)).unwrap().fingerprint().clone());
+    let digest = Digest::of(b"evidence").to_string();
+    let item = |kind: &str| json!({ "kind": kind, "key": first.to_string(), "digest": digest });
+    let (mut sbom, mut report) = (item("SBOM"), item("Vulnerabilities"));
+    sbom["format"] = "CycloneDX".into();
+    report["report"] = json!({
+        "scanner": "pkg:github/aquasecurity/trivy", "finishedAt": "2026-11-01T08:00:00Z", "counts": { "low": { "all": 3 } },
+        "named": ["CVE-2026-0001 Low", "CVE-2026-0002 Low", "CVE-2026-0003 Low"],
+    });
+    json!({
+        "lookedAt": "2026-11-01T08:00:00Z", "lookedFor": [&first.hex()[..16], &second.hex()[..16]],
+        "items": [item("Signature"), sbom, report],
+    })
+}
+
 /// Brings in what people write, and the namespaces.
 pub fn name_rules(index: &SharedIndex) {
+    name_rules_of(index, |_| {});
+}
+
+fn name_rules_of(index: &SharedIndex, change: impl Fn(&mut Value)) {
     let mut index = index.write();
     for number in 0..NAMESPACES {
         index.apply_namespace(&format!("team-{number}"), read(labels(number)));
     }
     for number in 0..POLICIES {
-        assert!(index.apply_policy(&read::<QuarantinePolicy>(policy(number))));
+        let mut policy = policy(number);
+        change(&mut policy);
+        assert!(index.apply_policy(&read::<QuarantinePolicy>(policy)));
     }
     for number in 0..WAIVERS {
         assert!(index.apply_waiver(&read::<Waiver>(waiver(number))));

@@ -132,7 +132,7 @@ pub struct Evidence {
     #[schemars(length(max = 12))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub items: Vec<EvidenceItem>,
-    /// There is more that is proven than fits here.
+    /// There is more than was read, or than fits here: then no report counts as the latest.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub more: bool,
     /// Why the first of what was found proves nothing, where something does not.
@@ -172,6 +172,10 @@ pub struct EvidenceItem {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<SbomFormat>")]
     pub format: Option<SbomFormat>,
+    /// When a scan was over, or a VEX document was written: the latest of each signer counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>")]
+    pub at: Option<Timestamp>,
     /// What a vulnerability report found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<Summary>,

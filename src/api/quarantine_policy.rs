@@ -88,6 +88,10 @@ pub enum Revocation {
     validation = Rule::new("self.metadata.name.size() <= 63").message("the name of a policy has at most 63 characters")
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.require) || (!has(self.require.signatures) && !has(self.require.sbom) && !has(self.require.vulnerabilities)) || (has(self.authorities) && self.authorities.size() > 0)").message("signatures, sbom and vulnerabilities need authorities: name who is trusted to sign"))]
+#[x_kube(validation = Rule::new("!has(self.require) || !has(self.require.signatures) || !has(self.require.signatures.by) || self.require.signatures.by.all(n, self.authorities.exists(a, a.name == n))").message("require.signatures.by names somebody who is not among the authorities"))]
+#[x_kube(validation = Rule::new("!has(self.require) || !has(self.require.sbom) || !has(self.require.sbom.by) || self.require.sbom.by.all(n, self.authorities.exists(a, a.name == n))").message("require.sbom.by names somebody who is not among the authorities"))]
+#[x_kube(validation = Rule::new("!has(self.require) || !has(self.require.vulnerabilities) || !has(self.require.vulnerabilities.by) || self.require.vulnerabilities.by.all(n, self.authorities.exists(a, a.name == n))").message("require.vulnerabilities.by names somebody who is not among the authorities"))]
 pub struct QuarantinePolicySpec {
     /// Enforce refuses; Warn admits and warns; Audit admits and records.
     #[serde(default)]

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    image::{Digest, Reference},
+    image::{Digest, Reference, Subject},
     policy::{Policy, RegistryEntry, Waiver},
     proof::Proof,
     verdict::Sight,
@@ -40,10 +40,12 @@ impl Rules {
         self.denied = self.policies.values().flat_map(|policy| policy.denied_digests()).cloned().collect();
     }
 
-    /// What policies want to have proven, and Registries for a release.
-    pub fn proofs(&self) -> impl Iterator<Item = &Proof> {
-        let releases = self.registries.values().filter_map(|registry| registry.release.as_ref());
-        self.policies.values().map(|policy| &policy.proof).filter(|proof| proof.is_asked()).chain(releases)
+    /// What policies want to have proven of an image, in whatever namespace, and its Registry for a release.
+    #[must_use]
+    pub fn proofs_of(&self, subject: &Subject) -> Vec<&Proof> {
+        let mut proofs = self.proofs_for(&format!("{}/{}", subject.registry(), subject.repository()));
+        proofs.extend(self.registry_for(subject.registry(), subject.repository()).and_then(|registry| registry.release.as_ref()));
+        proofs
     }
 
     /// What those policies want to have proven that speak of images of this name.

@@ -8,15 +8,13 @@ use std::{
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use tokio::{
-    sync::{Semaphore, watch},
-    time::Instant,
-};
+use tokio::{sync::watch, time::Instant};
 
 use super::{
     Access, BOUNDS, Lives,
     evidence::About,
     keys::{JudgeKey, ProbeKey, ProveKey, ResolveKey, place},
+    rooms::Rooms,
     sources::Sources,
     suffices,
     tags::{Tags, is_ours},
@@ -40,8 +38,6 @@ use crate::{
 
 /// How long a judgement waits for its being written down.
 const WRITING: Duration = Duration::from_secs(1);
-/// MiB of evidence that is held at once while it is checked.
-pub(super) const ROOM: usize = 40;
 /// Images that registries were seen to block, remembered until they are seen to be let through.
 const MOST_BLOCKED: usize = 4_096;
 
@@ -59,8 +55,8 @@ pub(super) struct Parts {
     pub(super) resolves: Flights<ResolveKey, Outcome<Digest>>,
     pub(super) judges: Flights<JudgeKey, Outcome<Arc<Facts>>>,
     pub(super) proofs: Flights<ProveKey, Outcome<Arc<Evidence>>>,
-    /// How much of evidence is held at once, in MiB.
-    pub(super) room: Semaphore,
+    /// How much of evidence is held at once.
+    pub(super) rooms: Rooms,
     pub(super) probes: Flights<ProbeKey, bool>,
     /// Counts registries that were out and are well again.
     pub(super) recovered: watch::Sender<u64>,
@@ -98,7 +94,7 @@ impl Parts {
             resolves: Flights::new(BOUNDS),
             judges: Flights::new(BOUNDS),
             proofs: Flights::new(BOUNDS),
-            room: Semaphore::new(ROOM),
+            rooms: Rooms::default(),
             probes: Flights::new(BOUNDS),
             recovered: watch::channel(0).0,
             lives,

@@ -16,9 +16,10 @@ use jiff::Timestamp;
 
 use super::{
     Access, Asker, Lookups,
-    ask::{Context, Parts, ROOM, endpoint},
+    ask::{Context, Parts, endpoint},
     busy,
     keys::{ProveKey, place},
+    tags::is_ours,
     ticket,
 };
 use crate::{
@@ -46,13 +47,22 @@ const MOST_CANDIDATES: usize = 64;
 const MOST_THINGS: usize = 128;
 /// Requests for one image at once.
 const AT_ONCE: usize = 4;
+/// Seconds by which the clocks of two replicas may differ.
+const CLOCKS_DIFFER: i64 = 300;
+/// Bytes of one thing at a host without a Registry object, which its author may own.
+const UNLISTED: usize = 1 << 20;
+/// Characters of a tag (OCI distribution 1.1, "pulling manifests").
+const LONGEST_TAG: usize = 128;
+const MISSING: &str = "the registry lists it and does not have it";
 /// A DSSE envelope by itself.
 const ENVELOPE: &str = "application/vnd.dsse.envelope.v1+json";
 
 /// Whether evidence is enough to judge by: it proves what is asked, or somebody looked a moment ago.
 fn suffices(evidence: &Evidence, proofs: &[&Proof]) -> bool {
     let now = Timestamp::now();
-    let young = now.duration_since(evidence.looked_at).as_secs() <= i64::try_from(BAD_IS_FRESH).unwrap_or(i64::MAX);
+    // One that lies in the future by more than clocks differ says nothing about its age.
+    let young =
+        (-CLOCKS_DIFFER..=i64::try_from(BAD_IS_FRESH).unwrap_or(i64::MAX)).contains(&now.duration_since(evidence.looked_at).as_secs());
     proofs.iter().all(|proof| proof.is_covered_by(evidence) && (young || proof.judge(evidence, &NoExceptions, now).is_ok()))
 }
 
@@ -69,17 +79,18 @@ pub(super) fn at_hand(known: &Known, proofs: &[&Proof]) -> Result<Option<Outcome
     Ok(Some(Outcome::Found(evidence.clone())))
 }
 
-/// Everybody for whose signatures is looked: those who are asked for first, then whoever else some policy or Registry trusts, so that one look does
-/// for all of them.
-fn authorities(proofs: &[&Proof], rules: &Rules) -> Vec<Arc<Authority>> {
+/// Everybody for whose signatures is looked: those who are asked for first, then whoever else a policy or Registry trusts that speaks of the
+/// image, so that one look does for all of them. In one order, whoever asks.
+fn authorities(proofs: &[&Proof], rules: &Rules, subject: &Subject) -> Vec<Arc<Authority>> {
     let mut all: Vec<Arc<Authority>> = Vec::new();
     let asked = proofs.iter().flat_map(|proof| &proof.authorities);
-    let others = rules.proofs().flat_map(|proof| &proof.authorities);
+    let others = rules.proofs_of(subject).into_iter().flat_map(|proof| &proof.authorities);
     for authority in asked.chain(others) {
         if all.len() < MAX_LOOKED_FOR && !all.iter().any(|held| held.id == authority.id) {
             all.push(authority.clone());
         }
     }
+    all.sort_unstable_by(|a, b| a.id.cmp(&b.id));
     all
 }
 
@@ -114,6 +125,19 @@ impl Lookups {
         })
     }
 
+    /// Looks again, whatever is written: the leader's regular look. None where nothing is asked.
+    pub async fn prove_again(&self, subject: &Subject, registry: &Arc<RegistryEntry>, asker: &Asker<'_>) -> Option<Outcome<Arc<Evidence>>> {
+        if asker.proofs.is_empty() {
+            return None;
+        }
+        let access = match &asker.access {
+            Ok(access) => access,
+            Err(why) => return Some(why.outcome()),
+        };
+        let (key, flight) = self.flight(subject, Some(registry), (access, asker), Class::Polling);
+        Some(self.parts.proofs.get(key, ticket(Some(registry), asker.namespace), asker.deadline, flight).await.unwrap_or_else(busy))
+    }
+
     /// Looks for it, so that whoever asks next finds it.
     pub(super) fn launch_prove(&self, subject: &Subject, registry: Option<&Arc<RegistryEntry>>, access: &Access, asker: &Asker<'_>) {
         let (key, flight) = self.flight(subject, registry, (access, asker), Class::Admission);
@@ -127,7 +151,7 @@ impl Lookups {
         (access, asker): (&Access, &Asker<'_>),
         class: Class,
     ) -> (ProveKey, impl FnOnce() -> Flight + use<>) {
-        let authorities = authorities(asker.proofs, &self.parts.index.read().rules());
+        let authorities = authorities(asker.proofs, &self.parts.index.read().rules(), subject);
         let ids: Vec<&str> = authorities.iter().map(|authority| &*authority.id).collect();
         let key = ProveKey {
             subject: subject.clone(),
@@ -175,7 +199,10 @@ impl Parts {
             }
             other => other,
         };
-        if let (Outcome::Found(evidence), true) = (&outcome, key.record) {
+        // Somebody who may not see what is attached must not make it look as if there were nothing.
+        if let (Outcome::Found(evidence), true) = (&outcome, key.record)
+            && (is_ours(&access) || !evidence.items.is_empty())
+        {
             self.note_evidence(&key.subject, evidence).await;
         }
         self.found(outcome, self.lives.facts)
@@ -186,7 +213,7 @@ impl Parts {
         let Some(writer) = &self.writer else { return };
         let known = self.index.read().image(subject);
         let Some(name) = known.filter(|known| !known.blank).map(|known| known.name.clone()) else { return };
-        match writer.change(&name, |object| crate::history::attested(object, evidence)).await {
+        match writer.change(&name, |object| crate::history::attested(object, evidence, Timestamp::now())).await {
             Ok(Some(object)) => drop(self.index.write().apply_written(&object, Timestamp::now())),
             Ok(None) => {}
             // It is found again when somebody asks again.
@@ -205,6 +232,10 @@ impl Parts {
         let tag = digest.to_string().replace(':', "-");
         let by_tag = async |suffix: &str| {
             let tag = format!("{tag}.{suffix}");
+            if tag.len() > LONGEST_TAG {
+                // Nobody can have written it.
+                return Ok(None);
+            }
             self.ask_for(context, async |client| client.artifact(endpoint, credentials, repository, TagOrDigest::Tag(&tag)).await).await
         };
         let list = self.ask_for(context, async |client| client.referrers(endpoint, credentials, repository, digest).await);
@@ -212,6 +243,9 @@ impl Parts {
         let mut skipped: Vec<Thing> = Vec::new();
         let mut layers: Vec<Layer> = Vec::new();
         for artifact in [signatures, attestations].into_iter().flatten() {
+            if artifact.cut {
+                skipped.push(Thing::Skipped("it has more signatures under one tag than are read".to_owned()));
+            }
             layers.extend(artifact.layers);
         }
         // Some registries show the type of an artifact's configuration, or none: its layers tell.
@@ -229,19 +263,38 @@ impl Parts {
                 "more than {MOST_CANDIDATES} things that may be signatures refer to it; no more are looked at"
             )));
         }
-        let artifacts: Vec<Option<Artifact>> = stream::iter(candidates)
+        let artifacts: Vec<Result<Artifact, String>> = stream::iter(candidates)
             .map(|name| async move {
                 let reference = TagOrDigest::Digest(&name);
-                self.ask_for(context, async |client| client.artifact(endpoint, credentials, repository, reference).await).await
+                let asked = self.ask(context, async |client| client.artifact(endpoint, credentials, repository, reference).await).await;
+                // One that cannot be used is no reason not to look at the others; whoever may push may attach it.
+                match asked {
+                    Outcome::Found(Some(artifact)) => Ok(Ok(artifact)),
+                    Outcome::Found(None) | Outcome::Absent | Outcome::Hidden => Ok(Err(format!("{name}: {MISSING}"))),
+                    Outcome::Misbehaved(why) => Ok(Err(format!("{name}: {why}"))),
+                    Outcome::Refused | Outcome::Blocked(_) => Ok(Err(format!("{name}: the registry does not give it out"))),
+                    other => other.found().map(|_| Err(String::new())),
+                }
             })
             .buffered(AT_ONCE)
             .try_collect()
             .await?;
-        layers.extend(artifacts.into_iter().flatten().flat_map(|artifact| artifact.layers));
+        for artifact in artifacts {
+            match artifact {
+                Ok(artifact) => layers.extend(artifact.layers),
+                Err(why) => skipped.push(Thing::Skipped(why)),
+            }
+        }
         layers
             .retain(|layer| layer.media_type.starts_with(BUNDLE) || layer.media_type == ENVELOPE || layer.media_type == simple::MEDIA_TYPE);
+        if layers.is_empty() && skipped.is_empty() {
+            // A registry may hide from whoever asks that anything is there at all.
+            self.ask_for(context, async |client| client.resolve(endpoint, credentials, repository, TagOrDigest::Digest(digest)).await)
+                .await?;
+        }
         if layers.len() > MOST_THINGS {
-            layers.truncate(MOST_THINGS);
+            // What is attached last stands last.
+            layers.drain(..layers.len() - MOST_THINGS);
             skipped.push(Thing::Skipped(format!("it has more than {MOST_THINGS} signatures; no more are looked at")));
         }
         let mut checked: Vec<Checked> =
@@ -258,28 +311,30 @@ impl Parts {
         digest: &Digest,
         authorities: &Arc<[Arc<Authority>]>,
     ) -> Result<Checked, Outcome<E>> {
-        let Layer { media_type, digest: name, size, annotations } = layer;
+        let Layer { media_type, digest: name, size, signature } = layer;
         let limit = if media_type == simple::MEDIA_TYPE { simple::MAX_BYTES } else { bundle::MAX_BYTES };
-        let skip = |why: String| Ok((Vec::new(), Some(format!("{name}: {why}"))));
+        let skip = |why: String| Ok(gather::check(&Thing::Skipped(format!("{name}: {why}")), authorities, digest));
+        let limit = if context.registry.is_some() { limit } else { limit.min(UNLISTED) };
         let Some(size) = usize::try_from(size).ok().filter(|size| *size <= limit) else {
             return skip(format!("it has {size} bytes, and at most {limit} are read"));
         };
-        // Twice: as it is fetched and as it is read.
-        let room = u32::try_from((2 * size).div_ceil(1 << 20).clamp(1, ROOM)).unwrap_or(1);
-        let Ok(_room) = self.room.acquire_many(room).await else { return skip("no room".to_owned()) };
+        let Ok(_room) = self.rooms.of(context.registry.map(|registry| &*registry.name)).take(size).await else {
+            return skip("there is no room for it".to_owned());
+        };
         let (endpoint, credentials, repository) = (context.endpoint, &*context.access.credentials, context.repository);
         let fetched: Outcome<Option<bytes::Bytes>> =
             self.ask(context, async |client| client.blob(endpoint, credentials, repository, &name, size.max(1)).await).await;
         let bytes = match fetched {
             Outcome::Found(Some(bytes)) => bytes,
-            Outcome::Found(None) => return skip("the registry lists it and does not have it".to_owned()),
+            Outcome::Found(None) | Outcome::Absent | Outcome::Hidden => return skip(MISSING.to_owned()),
             Outcome::Misbehaved(why) => return skip(why),
-            other => return other.found().map(|_| (Vec::new(), None)),
+            Outcome::Refused | Outcome::Blocked(_) => return skip("the registry does not give it out".to_owned()),
+            other => return other.found().map(|_| Checked::default()),
         };
         let thing = if media_type == ENVELOPE {
             Thing::Envelope { digest: name.clone(), bytes }
         } else if media_type == simple::MEDIA_TYPE {
-            let Some(signature) = annotations.get(simple::SIGNATURE).cloned() else { return skip("it has no signature".to_owned()) };
+            let Some(signature) = signature else { return skip("it has no signature".to_owned()) };
             Thing::Simple { digest: name.clone(), bytes, signature }
         } else {
             Thing::Bundle { digest: name.clone(), bytes }

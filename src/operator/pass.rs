@@ -63,10 +63,11 @@ async fn registry(term: Term, name: String) {
     let recorder = Recorder::new(term.operator.client.clone(), reporter);
     let api = Api::<Registry>::all(term.operator.client.clone());
     let mut failing = false;
+    let mut due = release::Due::default();
     loop {
         let begun = Instant::now();
         let Some(entry) = term.operator.index.read().rules().registries.get(&name).cloned() else { return };
-        let interval = match pass(&term, &api, &entry).await {
+        let interval = match pass(&term, &api, &entry, &mut due).await {
             Ok(status) => {
                 let failed = status.exceptions_total > 0 || wrong(&status).is_some();
                 if failed {
@@ -119,7 +120,7 @@ async fn complain(term: &Term, recorder: &Recorder, entry: &RegistryEntry, statu
     }
 }
 
-async fn pass(term: &Term, api: &Api<Registry>, entry: &Arc<RegistryEntry>) -> Result<RegistryStatus, String> {
+async fn pass(term: &Term, api: &Api<Registry>, entry: &Arc<RegistryEntry>, due: &mut release::Due) -> Result<RegistryStatus, String> {
     let operator = &term.operator;
     let object = bounded(api.get(&entry.name)).await.map_err(|error| error.to_string())?;
     let began = Timestamp::now();
@@ -169,6 +170,10 @@ async fn pass(term: &Term, api: &Api<Registry>, entry: &Arc<RegistryEntry>) -> R
         Ok(access) if reachable => look(term, entry, access).await,
         _ => (0, Vec::new()),
     };
+    let unproven = match &access {
+        Ok(access) if reachable => release::look(term, entry, access, due).await,
+        _ => Vec::new(),
+    };
     let now = Timestamp::now();
     let mut say = |type_: &str, status: Option<bool>, reason: &str, message: &str| {
         api::set_condition(&mut conditions, api::condition(type_, status, reason, message, generation, now));
@@ -179,6 +184,17 @@ async fn pass(term: &Term, api: &Api<Registry>, entry: &Arc<RegistryEntry>) -> R
     }
     say("Reachable", Some(reachable), if reachable { "Answers" } else { "Outage" }, if reachable { "" } else { &told });
     say("Authorized", authorized, if authorized == Some(true) { "Accepted" } else { "NotAccepted" }, &told);
+    match (&entry.release, &entry.release_error, unproven.first()) {
+        (_, Some(why), _) => {
+            say("Proving", Some(false), "NotRead", &format!("{why}. Nothing is released by its proof until that is mended"));
+        }
+        (Some(_), None, None) => say("Proving", Some(true), "Looked", ""),
+        (Some(_), None, Some(first)) => {
+            let message = format!("of {} images it could not be read what is signed; {}: {}", unproven.len(), first.subject, first.reason);
+            say("Proving", Some(false), "NotAsked", &message);
+        }
+        (None, None, _) => {}
+    }
     let behind = now.duration_since(began).as_secs() > i64::try_from(entry.poll_interval.as_secs()).unwrap_or(i64::MAX);
     let message = "one pass takes longer than spec.pollInterval: raise spec.limits or the interval";
     say("PollingBehind", Some(behind), if behind { "PassTooLong" } else { "OnTime" }, if behind { message } else { "" });
@@ -198,8 +214,8 @@ async fn pass(term: &Term, api: &Api<Registry>, entry: &Arc<RegistryEntry>) -> R
 async fn look(term: &Term, entry: &Arc<RegistryEntry>, access: &Access) -> (u32, Vec<Exception>) {
     let operator = &term.operator;
     if entry.provider != QuarantineProvider::AzureContainerRegistry {
-        // We keep the flag, or nobody does: there is nothing to read but what releases.
-        return release::look(term, entry, access).await;
+        // We keep the flag, or nobody does: there is nothing to read.
+        return (0, Vec::new());
     }
     // All of them, also those that nothing seems to name just now: a CronJob's next pod finds a pass that speaks for its image.
     let mut due: Vec<(Timestamp, Subject, bool)> = {

@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 use super::{
     PublicKey, Refusal, Step, Subject,
     dsse::{self, Envelope},
+    key,
 };
 
 /// The most bytes of a bundle. An SBOM within may be large.
@@ -45,7 +46,7 @@ pub enum Material {
 }
 
 /// What is signed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Content {
     /// A DSSE envelope.
     Envelope(Envelope),
@@ -120,7 +121,10 @@ impl Bundle {
         }
         let wire: Wire<'_> = super::json::read(bytes).map_err(|why| refuse(format!("no bundle: {why}")))?;
         if !VERSIONS.contains(&wire.media_type.as_str()) {
-            return Err(refuse(format!("no bundle of a version that is read here (0.1 to 0.3): its media type is `{}`", wire.media_type)));
+            return Err(refuse(format!(
+                "no bundle of a version that is read here (0.1 to 0.3): its media type is `{}`",
+                super::token(&wire.media_type)
+            )));
         }
         let Some(material) = wire.verification_material else { return Err(refuse("it has no verificationMaterial".to_owned())) };
         let material = match (material.public_key, material.certificate, material.x509_certificate_chain) {
@@ -187,7 +191,7 @@ impl Message {
             return Err(Refusal::at(Step::Digest, format!("it is about another digest than {digest}")));
         }
         let verifies = match subject {
-            Subject::Artifact(bytes) => Some(key.verifies(bytes, &self.signature)),
+            Subject::Artifact(bytes) => Some(key.verifies(&key::Message::new(bytes), &self.signature)),
             Subject::Digest(_) => key.verifies_digest(sha256, &self.signature),
         };
         match verifies {

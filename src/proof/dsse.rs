@@ -1,22 +1,26 @@
 //! DSSE envelopes (secure-systems-lab/dsse, protocol.md and envelope.md).
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 
-use super::{PublicKey, Refusal, Step};
+use super::{PublicKey, Refusal, Step, key::Message};
 
 /// The payload type of in-toto statements.
 pub const IN_TOTO: &str = "application/vnd.in-toto+json";
 /// Signatures of one envelope that are tried.
-const MOST_SIGNATURES: usize = 16;
+const MOST_SIGNATURES: usize = 4;
 
 /// An envelope: a payload, its type, and signatures over both.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Envelope {
     /// What is signed.
     pub payload: Vec<u8>,
     /// Its type.
     pub payload_type: String,
     signatures: Vec<Vec<u8>>,
+    /// What is signed, made once.
+    signed: Arc<Message<'static>>,
 }
 
 #[derive(Deserialize)]
@@ -57,7 +61,9 @@ impl Envelope {
         if signatures.len() > MOST_SIGNATURES {
             return Err(Refusal::at(Step::Read, format!("the envelope has more than {MOST_SIGNATURES} signatures")));
         }
-        Ok(Self { payload: read(&wire.payload, "payload")?, payload_type: wire.payload_type.clone(), signatures })
+        let payload = read(&wire.payload, "payload")?;
+        let signed = Arc::new(Message::new(pae(&wire.payload_type, &payload)));
+        Ok(Self { payload, payload_type: wire.payload_type.clone(), signatures, signed })
     }
 
     /// Signatures that it has.
@@ -74,7 +80,10 @@ impl Envelope {
         if self.payload_type == IN_TOTO {
             return Ok(());
         }
-        Err(Refusal::at(Step::PayloadType, format!("the payload is `{}`, and no in-toto statement ({IN_TOTO})", self.payload_type)))
+        Err(Refusal::at(
+            Step::PayloadType,
+            format!("the payload is `{}`, and no in-toto statement ({IN_TOTO})", super::token(&self.payload_type)),
+        ))
     }
 
     /// Whether one of the signatures is the key's.
@@ -82,8 +91,7 @@ impl Envelope {
     /// # Errors
     /// None is.
     pub fn verify(&self, key: &PublicKey) -> Result<(), Refusal> {
-        let signed = pae(&self.payload_type, &self.payload);
-        if self.signatures.iter().any(|signature| key.verifies(&signed, signature)) {
+        if self.signatures.iter().any(|signature| key.verifies(&self.signed, signature)) {
             return Ok(());
         }
         let kind = key.kind().as_str();

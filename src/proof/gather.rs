@@ -44,15 +44,22 @@ pub enum Found {
     Skipped(String),
 }
 
-/// What one thing proves, and why it proves nothing to anybody, where that is so.
-pub type Checked = (Vec<EvidenceItem>, Option<String>);
+/// What came of one thing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Checked {
+    items: Vec<EvidenceItem>,
+    /// Why it proves nothing to anybody, where that is so.
+    unproven: Option<String>,
+    /// It was not read, or it is signed by somebody who is trusted and cannot be understood: nobody knows what it would have said.
+    unread: bool,
+}
 
 /// Checks one thing that was found about a digest against every authority.
 #[must_use]
 pub fn check(found: &Found, authorities: &[Arc<Authority>], digest: &Digest) -> Checked {
     let mut items = Vec::new();
-    let unproven = match found {
-        Found::Skipped(why) => Some(why.clone()),
+    let refused = match found {
+        Found::Skipped(why) => return Checked { unproven: Some(why.clone()), unread: true, ..Checked::default() },
         Found::Bundle { digest: name, bytes } => {
             let bundle = Bundle::read(bytes);
             let check = |authority: &Authority| {
@@ -77,16 +84,24 @@ pub fn check(found: &Found, authorities: &[Arc<Authority>], digest: &Digest) -> 
             every(name, authorities, check, &mut items)
         }
     };
-    (items, unproven)
+    let unread = refused.as_ref().is_some_and(|refusal| refusal.step == Step::Predicate);
+    let name = match found {
+        Found::Bundle { digest, .. } | Found::Envelope { digest, .. } | Found::Simple { digest, .. } => digest.to_string(),
+        Found::Skipped(_) => String::new(),
+    };
+    Checked { items, unproven: refused.map(|refusal| format!("{name}: {refusal}")), unread }
 }
 
 /// Joins what all things prove.
 #[must_use]
 pub fn conclude(checked: Vec<Checked>, authorities: &[Arc<Authority>], now: Timestamp) -> Evidence {
     let looked_for = authorities.iter().take(MAX_LOOKED_FOR).map(|authority| authority.short.to_string()).collect();
-    let unproven = checked.iter().find_map(|(_, unproven)| unproven.as_deref()).unwrap_or_default();
-    let mut evidence = Evidence { looked_at: now, looked_for, items: Vec::new(), more: false, unproven: clip(unproven, 256) };
-    keep(&mut evidence, checked.into_iter().flat_map(|(items, _)| items).collect());
+    let more = checked.iter().any(|checked| checked.unread);
+    // What keeps a report from counting is told before what is merely another's.
+    let first = checked.iter().filter(|checked| checked.unread).chain(&checked).find_map(|checked| checked.unproven.as_deref());
+    let unproven = clip(first.unwrap_or_default(), 256);
+    let mut evidence = Evidence { looked_at: now, looked_for, items: Vec::new(), more, unproven };
+    keep(&mut evidence, checked.into_iter().flat_map(|checked| checked.items).collect());
     evidence
 }
 
@@ -94,8 +109,15 @@ pub fn conclude(checked: Vec<Checked>, authorities: &[Arc<Authority>], now: Time
 type Kept = Option<EvidenceItem>;
 
 fn read(attested: &Attested<'_>, digest: &Digest) -> Result<Kept, Refusal> {
-    let item =
-        |kind| EvidenceItem { kind, key: String::new(), digest: String::new(), format: None, report: None, not_affected: Vec::new() };
+    let item = |kind| EvidenceItem {
+        kind,
+        key: String::new(),
+        digest: String::new(),
+        format: None,
+        at: None,
+        report: None,
+        not_affected: Vec::new(),
+    };
     let Said::Statement(statement) = &attested.said else { return Ok(Some(item(EvidenceKind::Signature))) };
     let kind = statement.predicate_type.as_str();
     if kind == SIGNED {
@@ -112,12 +134,13 @@ fn read(attested: &Attested<'_>, digest: &Digest) -> Result<Kept, Refusal> {
     }
     if report::is_report(kind) {
         let report = report::read(kind, predicate).map_err(|why| refuse(&why))?;
-        return Ok(Some(EvidenceItem { report: Some(report::Summary::of(&report)), ..item(EvidenceKind::Vulnerabilities) }));
+        let (report, at) = (report::Summary::of(&report), report.finished_at);
+        return Ok(Some(EvidenceItem { report: Some(report), at: Some(at), ..item(EvidenceKind::Vulnerabilities) }));
     }
     if vex::is_vex(kind) {
         let vex = vex::read(predicate, digest).map_err(|why| refuse(&why))?;
         let not_affected = vex.not_affected.into_iter().take(MOST_NOT_AFFECTED).map(|statement| statement.id).collect();
-        return Ok(Some(EvidenceItem { not_affected, ..item(EvidenceKind::Vex) }));
+        return Ok(Some(EvidenceItem { not_affected, at: vex.at, ..item(EvidenceKind::Vex) }));
     }
     Ok(None)
 }
@@ -131,7 +154,7 @@ fn every(
     authorities: &[Arc<Authority>],
     check: impl Fn(&Authority) -> Result<Kept, Refusal>,
     items: &mut Vec<EvidenceItem>,
-) -> Option<String> {
+) -> Option<Refusal> {
     // What came furthest says most: one that is another's fails early with every other key.
     let mut furthest: Option<Refusal> = None;
     let mut proven = false;
@@ -150,27 +173,39 @@ fn every(
             }
         }
     }
-    furthest.filter(|_| !proven).map(|refusal| format!("{name}: {refusal}"))
+    furthest.filter(|_| !proven)
 }
 
-/// Keeps as much as an object may hold: one of a kind of each signer, and of reports the latest.
+/// Keeps as much as an object may hold: one of a kind of each signer. Of reports, and of VEX documents, that is the latest; several of one time
+/// all stay.
 fn keep(evidence: &mut Evidence, mut items: Vec<EvidenceItem>) {
-    let time = |item: &EvidenceItem| item.report.as_ref().map(|report| report.finished_at);
-    items.sort_by_key(|item| (item.kind, std::cmp::Reverse(time(item))));
+    items.sort_by_key(|item| (item.kind, std::cmp::Reverse(item.at)));
     for item in items {
-        let same = |held: &&mut EvidenceItem| held.kind == item.kind && held.key == item.key && held.format == item.format;
-        match evidence.items.iter_mut().find(same) {
-            // What several documents say adds up.
-            Some(held) if item.kind == EvidenceKind::Vex => {
-                held.not_affected.extend(item.not_affected.into_iter().take(MOST_NOT_AFFECTED.saturating_sub(held.not_affected.len())));
-            }
-            Some(_) => {}
-            None => evidence.items.push(item),
+        let same = |held: &EvidenceItem| held.kind == item.kind && held.key == item.key && held.format == item.format;
+        if !evidence.items.iter().any(|held| same(held) && (held.at > item.at || held.at.is_none() || *held == item)) {
+            evidence.items.push(item);
         }
     }
+    fit(evidence, MAX_EVIDENCE_BYTES);
+}
+
+/// Leaves out names of findings before whole pieces, and of those what refuses least when it is gone.
+pub(crate) fn fit(evidence: &mut Evidence, most: usize) {
     let size = |evidence: &Evidence| serde_json::to_vec(evidence).map_or(usize::MAX, |json| json.len());
-    while evidence.items.len() > MAX_EVIDENCE || (size(evidence) > MAX_EVIDENCE_BYTES && !evidence.items.is_empty()) {
+    for names in [8, 3] {
+        if size(evidence) > most {
+            evidence.unproven = clip(&evidence.unproven, 96);
+            for item in &mut evidence.items {
+                item.not_affected.truncate(2 * names);
+                if let Some(report) = &mut item.report {
+                    report.named.truncate(names);
+                }
+            }
+        }
+    }
+    while evidence.items.len() > MAX_EVIDENCE || (size(evidence) > most && !evidence.items.is_empty()) {
         evidence.items.pop();
         evidence.more = true;
+        "there is more than an ImageStatus can hold".clone_into(&mut evidence.unproven);
     }
 }

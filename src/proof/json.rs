@@ -11,6 +11,9 @@ use serde::{Deserialize, Deserializer};
 /// Levels of nesting that are read. Real bundles, statements and reports have about twenty.
 const DEEPEST: usize = 64;
 
+/// Keys of one object.
+const MOST_KEYS: usize = 10_000;
+
 /// Reads a value strictly.
 ///
 /// # Errors
@@ -107,6 +110,9 @@ impl<'de> Visitor<'de> for Walk {
         let inner = self.deeper()?;
         let mut seen = HashSet::new();
         while let Some(key) = entries.next_key::<String>()? {
+            if seen.len() >= MOST_KEYS {
+                return Err(A::Error::custom(format!("an object in it has more than {MOST_KEYS} keys")));
+            }
             if seen.contains(&key) {
                 return Err(A::Error::custom(format!("the key `{}` is there twice", crate::history::clip(&key, 64))));
             }

@@ -1,5 +1,7 @@
 //! Public keys, and which signatures they verify.
 
+use std::{borrow::Cow, sync::OnceLock};
+
 use aws_lc_rs::{
     digest,
     signature::{self, UnparsedPublicKey, VerificationAlgorithm},
@@ -49,20 +51,52 @@ impl Kind {
         }
     }
 
-    fn algorithms(self) -> &'static [&'static dyn VerificationAlgorithm] {
+    fn algorithms(self) -> &'static [(&'static dyn VerificationAlgorithm, Option<Hash>)] {
+        use Hash::{Sha256, Sha384, Sha512};
         match self {
-            Self::P256 => &[&signature::ECDSA_P256_SHA256_ASN1, &signature::ECDSA_P256_SHA384_ASN1],
-            Self::P384 => &[&signature::ECDSA_P384_SHA384_ASN1, &signature::ECDSA_P384_SHA256_ASN1],
-            Self::Ed25519 => &[&signature::ED25519],
+            Self::P256 => &[(&signature::ECDSA_P256_SHA256_ASN1, Some(Sha256)), (&signature::ECDSA_P256_SHA384_ASN1, Some(Sha384))],
+            Self::P384 => &[(&signature::ECDSA_P384_SHA384_ASN1, Some(Sha384)), (&signature::ECDSA_P384_SHA256_ASN1, Some(Sha256))],
+            Self::Ed25519 => &[(&signature::ED25519, None)],
             Self::Rsa => &[
-                &signature::RSA_PKCS1_2048_8192_SHA256,
-                &signature::RSA_PKCS1_2048_8192_SHA384,
-                &signature::RSA_PKCS1_2048_8192_SHA512,
-                &signature::RSA_PSS_2048_8192_SHA256,
-                &signature::RSA_PSS_2048_8192_SHA384,
-                &signature::RSA_PSS_2048_8192_SHA512,
+                (&signature::RSA_PKCS1_2048_8192_SHA256, Some(Sha256)),
+                (&signature::RSA_PKCS1_2048_8192_SHA384, Some(Sha384)),
+                (&signature::RSA_PKCS1_2048_8192_SHA512, Some(Sha512)),
+                (&signature::RSA_PSS_2048_8192_SHA256, Some(Sha256)),
+                (&signature::RSA_PSS_2048_8192_SHA384, Some(Sha384)),
+                (&signature::RSA_PSS_2048_8192_SHA512, Some(Sha512)),
             ],
         }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hash {
+    Sha256,
+    Sha384,
+    Sha512,
+}
+
+/// Something that was signed, hashed once however many keys are tried on it.
+#[derive(Debug)]
+pub struct Message<'a> {
+    bytes: Cow<'a, [u8]>,
+    hashes: [OnceLock<digest::Digest>; 3],
+}
+
+impl<'a> Message<'a> {
+    /// These bytes.
+    #[must_use]
+    pub fn new(bytes: impl Into<Cow<'a, [u8]>>) -> Self {
+        Self { bytes: bytes.into(), hashes: [const { OnceLock::new() }; 3] }
+    }
+
+    fn digest(&self, hash: Hash) -> &digest::Digest {
+        let (place, algorithm) = match hash {
+            Hash::Sha256 => (0, &digest::SHA256),
+            Hash::Sha384 => (1, &digest::SHA384),
+            Hash::Sha512 => (2, &digest::SHA512),
+        };
+        self.hashes[place].get_or_init(|| digest::digest(algorithm, &self.bytes))
     }
 }
 
@@ -138,8 +172,14 @@ impl PublicKey {
 
     /// Whether a signature over a message is this key's.
     #[must_use]
-    pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
-        self.kind.algorithms().iter().any(|algorithm| UnparsedPublicKey::new(*algorithm, &self.bytes).verify(message, signature).is_ok())
+    pub fn verifies(&self, message: &Message<'_>, signature: &[u8]) -> bool {
+        self.kind.algorithms().iter().any(|(algorithm, hash)| {
+            let key = UnparsedPublicKey::new(*algorithm, &self.bytes);
+            match hash {
+                Some(hash) => key.verify_digest(message.digest(*hash), signature).is_ok(),
+                None => key.verify(&message.bytes, signature).is_ok(),
+            }
+        })
     }
 
     /// Whether a signature over a message is this key's, when only the message's SHA-256 is at hand. `None` where that is not enough to tell:

@@ -14,6 +14,8 @@ use crate::api::{self, Evidence, EvidenceItem, EvidenceKind, Requirement, SbomFo
 pub struct Proof {
     /// Everybody that the requirements may speak of.
     pub authorities: Vec<Arc<Authority>>,
+    /// It is asked of images in quarantine as well, since these are not refused for that.
+    pub even_held: bool,
     signatures: Option<Signatures>,
     sbom: Option<Sbom>,
     vulnerabilities: Option<Vulnerabilities>,
@@ -186,13 +188,25 @@ impl Proof {
             }),
             None => None,
         };
-        Ok(Self { authorities, signatures, sbom, vulnerabilities })
+        Ok(Self { authorities, even_held: false, signatures, sbom, vulnerabilities })
     }
 
     /// Whether anything has to be proven.
     #[must_use]
     pub const fn is_asked(&self) -> bool {
         self.signatures.is_some() || self.sbom.is_some() || self.vulnerabilities.is_some()
+    }
+
+    /// Whether a piece of evidence is of those that count.
+    #[must_use]
+    pub fn uses(&self, item: &EvidenceItem) -> bool {
+        let by = |by: &[Arc<Authority>]| by.iter().any(|authority| *item.key == *authority.id);
+        match item.kind {
+            EvidenceKind::Signature => self.signatures.as_ref().is_some_and(|wanted| by(&wanted.by)),
+            EvidenceKind::Sbom => self.sbom.as_ref().is_some_and(|wanted| by(&wanted.by)),
+            EvidenceKind::Vulnerabilities => self.vulnerabilities.as_ref().is_some_and(|wanted| by(&wanted.by)),
+            EvidenceKind::Vex => self.vulnerabilities.as_ref().is_some_and(|wanted| by(&wanted.vex_by)),
+        }
     }
 
     /// Whether everybody whose signature counts was looked for.
@@ -272,8 +286,8 @@ impl Sbom {
 impl Vulnerabilities {
     /// The latest report counts, whoever of those that may made it.
     fn judge(&self, evidence: &Evidence, exceptions: &dyn Exceptions, now: Timestamp) -> Result<(), Unproven> {
-        let reports = signed_by(evidence, EvidenceKind::Vulnerabilities, &self.by).filter_map(|item| item.report.as_ref());
-        let Some(latest) = reports.max_by_key(|report| report.finished_at) else {
+        let reports = || signed_by(evidence, EvidenceKind::Vulnerabilities, &self.by).filter_map(|item| item.report.as_ref());
+        let Some(latest) = reports().map(|report| report.finished_at).max() else {
             let why = format!("it has no vulnerability report signed by {}", names(self.by.iter(), "or"));
             return Err(unproven(Requirement::Vulnerabilities, why, evidence));
         };
@@ -281,10 +295,18 @@ impl Vulnerabilities {
             let mut statements = signed_by(evidence, EvidenceKind::Vex, &self.vex_by);
             exceptions.excepts(id) || statements.any(|item| item.not_affected.iter().any(|held| held == id))
         };
-        report::judge(latest, &self.rule, &excepted, now).map_err(|failing| Unproven {
-            requirement: Requirement::Vulnerabilities,
-            why: format!("its vulnerability report does not do: {failing}"),
-        })
+        let refuse = |why: String| Unproven { requirement: Requirement::Vulnerabilities, why };
+        if evidence.more {
+            let why = "not everything that is attached to it could be read, and a later report may be among that";
+            return Err(refuse(format!("{why} ({})", evidence.unproven)));
+        }
+        // Of those that were finished in one second each has to do.
+        for report in reports().filter(|report| report.finished_at == latest) {
+            report::judge(report, &self.rule, &excepted, now).map_err(|failing| {
+                refuse(format!("its vulnerability report does not do: {failing}; fix that, or attach a later report"))
+            })?;
+        }
+        Ok(())
     }
 }
 
@@ -294,10 +316,11 @@ fn signed_by<'e>(evidence: &'e Evidence, kind: EvidenceKind, by: &[Arc<Authority
 
 fn unproven(requirement: Requirement, mut why: String, evidence: &Evidence) -> Unproven {
     if !evidence.unproven.is_empty() {
-        why = format!("{why} (of what is there, {})", evidence.unproven);
+        why += &format!(" (of what is attached, {})", evidence.unproven);
     } else if evidence.items.is_empty() {
-        why += " (the registry has no signature of anybody for it)";
+        why += " (nothing that is attached to it is a signature that is read here)";
     }
+    why += "; sign and attach what is missing";
     Unproven { requirement, why }
 }
 

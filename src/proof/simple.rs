@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 
-use super::{Attested, PublicKey, Refusal, Said, Signer, Step};
+use super::{Attested, PublicKey, Refusal, Said, Signer, Step, key};
 use crate::image::Digest;
 
 /// The media type of a layer that is one.
@@ -37,23 +37,26 @@ struct Image {
 ///
 /// # Errors
 /// The first step that fails.
-pub fn with_key(payload: &[u8], signature: &str, key: &PublicKey, digest: &Digest) -> Result<Attested<'static>, Refusal> {
+pub fn with_key(payload: &[u8], signature: &str, signer: &PublicKey, digest: &Digest) -> Result<Attested<'static>, Refusal> {
     let signature = super::bundle::base64(signature).filter(|bytes| !bytes.is_empty());
     let Some(signature) = signature else { return Err(Refusal::at(Step::Read, "the signature is no base64")) };
     if payload.len() > MAX_BYTES {
         return Err(Refusal::at(Step::Read, format!("the payload has more than {} KiB", MAX_BYTES >> 10)));
     }
-    if !key.verifies(payload, &signature) {
+    if !signer.verifies(&key::Message::new(payload), &signature) {
         return Err(Refusal::at(Step::Signature, "the signature is not this key's over this payload: another key, or changed since"));
     }
     let read: Payload =
         super::json::read(payload).map_err(|why| Refusal::at(Step::Statement, format!("no simple signing payload: {why}")))?;
     if read.critical.kind != KIND {
-        return Err(Refusal::at(Step::Statement, format!("the payload's type is `{}`, and not `{KIND}`", read.critical.kind)));
+        return Err(Refusal::at(
+            Step::Statement,
+            format!("the payload's type is `{}`, and not `{KIND}`", super::token(&read.critical.kind)),
+        ));
     }
     if read.critical.image.docker_manifest_digest != digest.to_string() {
-        let other = read.critical.image.docker_manifest_digest;
+        let other = super::token(&read.critical.image.docker_manifest_digest);
         return Err(Refusal::at(Step::Digest, format!("it is about {other}, and not about {digest}")));
     }
-    Ok(Attested { signer: Signer::Key(key.fingerprint().clone()), said: Said::Signature })
+    Ok(Attested { signer: Signer::Key(signer.fingerprint().clone()), said: Said::Signature })
 }

@@ -58,7 +58,7 @@ impl<'a> Statement<'a> {
         let refuse = |why: String| Refusal::at(Step::Statement, why);
         let wire: Wire<'a> = super::json::read(payload).map_err(|why| refuse(format!("no in-toto statement: {why}")))?;
         if !matches!(wire.kind.as_str(), "https://in-toto.io/Statement/v1" | "https://in-toto.io/Statement/v0.1") {
-            return Err(refuse(format!("no in-toto statement of a version that is read here: its type is `{}`", wire.kind)));
+            return Err(refuse(format!("no in-toto statement of a version that is read here: its type is `{}`", super::token(&wire.kind))));
         }
         if wire.predicate_type.is_empty() || wire.predicate_type.len() > 256 {
             return Err(refuse("its predicateType is missing, or has more than 256 bytes".to_owned()));
@@ -80,8 +80,8 @@ fn others(subjects: &[WireSubject]) -> String {
     let first = subjects.iter().flat_map(|subject| &subject.digest).next();
     match (first, subjects.len()) {
         (None, _) => "nothing".to_owned(),
-        (Some((algorithm, hex)), 1) => format!("{algorithm}:{hex}"),
-        (Some((algorithm, hex)), count) => format!("{algorithm}:{hex} and {} more", count - 1),
+        (Some((algorithm, hex)), 1) => super::token(&format!("{algorithm}:{hex}")),
+        (Some((algorithm, hex)), count) => format!("{} and {} more", super::token(&format!("{algorithm}:{hex}")), count - 1),
     }
 }
 

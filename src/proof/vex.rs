@@ -45,6 +45,8 @@ pub struct Vex {
     pub not_affected: Vec<NotAffected>,
     /// There are more than are kept here.
     pub more: bool,
+    /// When the document was written.
+    pub at: Option<Timestamp>,
 }
 
 /// A vulnerability that does not concern an image.
@@ -145,7 +147,8 @@ pub fn read(predicate: &[u8], subject: &Digest) -> Result<Vex, VexError> {
     for statement in statements {
         bearing.extend(statement.bearing(wire.timestamp.as_deref(), subject)?);
     }
-    Ok(settle(&bearing))
+    let at = wire.timestamp.as_deref().and_then(|text| text.parse().ok());
+    Ok(Vex { at, ..settle(&bearing) })
 }
 
 impl Statement {
@@ -266,7 +269,7 @@ fn settle(bearing: &[Bearing]) -> Vex {
     not_affected.sort_unstable_by(|a, b| a.id.cmp(&b.id));
     let more = not_affected.len() > MOST_CLEARED;
     not_affected.truncate(MOST_CLEARED);
-    Vex { not_affected, more }
+    Vex { not_affected, more, at: None }
 }
 
 /// For each statement the vulnerability that it is about: those that share an id are about one, and so on from one to the next.

@@ -2,11 +2,12 @@
 //!
 //! A registry's filter is not relied on: it may know none, and what it leaves out would look like nothing. Everything is listed and chosen from here.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode, header::LINK};
-use serde::Deserialize;
+use http::{
+    HeaderMap, Method, StatusCode,
+    header::{CONTENT_TYPE, LINK},
+};
+use serde::{Deserialize, Deserializer};
 
 use super::{
     Credentials, Endpoint, Failure, RegistryClient, TagOrDigest, check,
@@ -25,6 +26,10 @@ const MOST_PAGES: usize = 16;
 const MOST_ENTRIES: usize = 2_000;
 /// Layers of one artifact.
 const MOST_LAYERS: usize = 256;
+/// Bytes of an artifact's manifest. One with as many signatures as are read has half of that.
+const MOST_ARTIFACT_BYTES: usize = 512 << 10;
+/// The media type of an index.
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// What refers to an image.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,13 +58,13 @@ pub struct Layer {
     pub digest: Digest,
     /// Its size in bytes, by what the manifest says.
     pub size: u64,
-    /// What is written on it.
-    pub annotations: BTreeMap<String, String>,
+    /// cosign's annotation with the signature, in base64.
+    pub signature: Option<String>,
 }
 
 #[derive(Deserialize)]
 struct WireIndex {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_none")]
     manifests: Vec<WireEntry>,
 }
 
@@ -73,7 +78,7 @@ struct WireEntry {
 
 #[derive(Deserialize)]
 struct WireArtifact {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_none")]
     layers: Vec<WireLayer>,
 }
 
@@ -86,7 +91,19 @@ struct WireLayer {
     #[serde(default)]
     size: u64,
     #[serde(default)]
-    annotations: BTreeMap<String, String>,
+    annotations: Option<WireAnnotations>,
+}
+
+/// Of what is written on a layer only this is read.
+#[derive(Deserialize)]
+struct WireAnnotations {
+    #[serde(rename = "dev.cosignproject.cosign/signature", default)]
+    signature: Option<String>,
+}
+
+/// Go's JSON has null for a list that was never filled.
+fn null_is_none<'de, D: Deserializer<'de>, T: Deserialize<'de>>(reader: D) -> Result<Vec<T>, D::Error> {
+    Ok(Option::deserialize(reader)?.unwrap_or_default())
 }
 
 impl RegistryClient {
@@ -110,7 +127,7 @@ impl RegistryClient {
         reference: TagOrDigest<'_>,
     ) -> Result<Option<Artifact>, Failure> {
         self.ask(endpoint, credentials, &[pull(repository)], async |question| {
-            let Some(bytes) = manifest(&question, repository, reference).await? else { return Ok(None) };
+            let Some(bytes) = manifest(&question, repository, reference, MOST_ARTIFACT_BYTES).await? else { return Ok(None) };
             artifact(&bytes).map(Some)
         })
         .await
@@ -155,22 +172,30 @@ async fn referrers(question: &Question<'_>, repository: &str, digest: &Digest) -
         let url = url_of(question.endpoint, &path)?;
         let ask = Ask { method: Method::GET, url, accept: ACCEPT, body: None, limit: MOST_BYTES };
         let answer = question.answer(&ask).await?;
+        let is_index = answer.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(|kind| kind.starts_with(INDEX));
         match answer.status.as_u16() {
-            200 => found.add(&answer.body)?,
-            // Registries from before 1.1 do not know the path, and say so in different ways.
-            400 | 404 | 405 if page == 0 => {
-                let tag = digest.to_string().replace(':', "-");
-                if let Some(bytes) = manifest(question, repository, TagOrDigest::Tag(&tag)).await? {
+            200 if is_index || page > 0 => found.add(&answer.body)?,
+            // Registries from before 1.1 do not know the path, and say so in different ways, or with a page for people.
+            200 | 400 | 404 | 405 | 406 if page == 0 => {
+                // An algorithm and at most 64 digits of its hash ("referrers tag schema").
+                let hex = digest.hex();
+                let tag = format!("{}-{}", digest.algorithm(), hex.get(..64).unwrap_or(&hex));
+                if let Some(bytes) = manifest(question, repository, TagOrDigest::Tag(&tag), MOST_BYTES).await? {
                     found.add(&bytes)?;
                 }
                 return Ok(found);
             }
+            404 => return Err(Failure::Misbehaved("the registry names a page of referrers that it does not have".to_owned())),
             _ => return Err(answer.failure()),
         }
         if found.cut {
             break;
         }
-        next = next_page(&answer.headers, &ask);
+        match next_page(&answer.headers, &ask) {
+            Next::Page(path) => next = Some(path),
+            Next::None => {}
+            Next::Elsewhere => found.cut = true,
+        }
     }
     Ok(found)
 }
@@ -186,27 +211,47 @@ impl Referrers {
                 self.cut = true;
                 return Ok(());
             }
-            self.entries.push((digest(&entry.digest)?, entry.artifact_type.unwrap_or_default()));
+            match digest(&entry.digest) {
+                Ok(digest) => self.entries.push((digest, entry.artifact_type.unwrap_or_default())),
+                // Somebody attached what nobody can fetch.
+                Err(_) => self.cut = true,
+            }
         }
         Ok(())
     }
 }
 
-/// The path of the next page (RFC 8288), at the same place.
-fn next_page(headers: &HeaderMap, ask: &Ask) -> Option<String> {
-    let value = headers.get_all(LINK).iter().filter_map(|value| value.to_str().ok());
-    let next = value.flat_map(|value| value.split(',')).find_map(|link| {
-        let (target, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
-        let is_next = parameters.split(';').any(|parameter| matches!(parameter.trim(), "rel=\"next\"" | "rel=next"));
-        is_next.then(|| target.to_owned())
-    })?;
-    let url = ask.url.join(&next).ok().filter(|url| url.origin() == ask.url.origin() && url.path() == ask.url.path())?;
-    Some(url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path())))
+/// What a list says of what comes after it.
+enum Next {
+    None,
+    /// The path and query of the next page.
+    Page(String),
+    /// It is somewhere that is not asked.
+    Elsewhere,
 }
 
-async fn manifest(question: &Question<'_>, repository: &str, reference: TagOrDigest<'_>) -> Result<Option<Bytes>, Failure> {
+/// The next page (RFC 8288). Whatever host it names: registries behind a proxy name themselves as they are called behind it.
+fn next_page(headers: &HeaderMap, ask: &Ask) -> Next {
+    let values = headers.get_all(LINK).iter().filter_map(|value| value.to_str().ok());
+    for link in values.flat_map(|value| value.split('<').skip(1)) {
+        let Some((target, parameters)) = link.split_once('>') else { continue };
+        let mut parameters = parameters.split([';', ',']).map(str::trim);
+        if !parameters.any(|parameter| matches!(parameter, "rel=\"next\"" | "rel=next")) {
+            continue;
+        }
+        return match ask.url.join(target) {
+            Ok(next) if next.path() == ask.url.path() && next.query() != ask.url.query() => {
+                Next::Page(next.query().map_or_else(|| next.path().to_owned(), |query| format!("{}?{query}", next.path())))
+            }
+            _ => Next::Elsewhere,
+        };
+    }
+    Next::None
+}
+
+async fn manifest(question: &Question<'_>, repository: &str, reference: TagOrDigest<'_>, limit: usize) -> Result<Option<Bytes>, Failure> {
     let url = manifest_url(question.endpoint, repository, reference)?;
-    let answer = question.answer(&Ask { method: Method::GET, url, accept: ACCEPT, body: None, limit: MOST_BYTES }).await?;
+    let answer = question.answer(&Ask { method: Method::GET, url, accept: ACCEPT, body: None, limit }).await?;
     match answer.status {
         StatusCode::OK => {
             if let TagOrDigest::Digest(asked) = reference {
@@ -224,11 +269,13 @@ fn artifact(bytes: &[u8]) -> Result<Artifact, Failure> {
         Failure::Misbehaved(format!("the manifest of an artifact cannot be read (line {}, column {})", error.line(), error.column()))
     })?;
     let cut = wire.layers.len() > MOST_LAYERS;
+    // What is attached last stands last.
+    let older = wire.layers.len().saturating_sub(MOST_LAYERS);
     let layer = |layer: WireLayer| {
         let digest = digest(&layer.digest)?;
-        Ok(Layer { media_type: layer.media_type, digest, size: layer.size, annotations: layer.annotations })
+        Ok(Layer { media_type: layer.media_type, digest, size: layer.size, signature: layer.annotations.and_then(|all| all.signature) })
     };
-    Ok(Artifact { layers: wire.layers.into_iter().take(MOST_LAYERS).map(layer).collect::<Result<_, Failure>>()?, cut })
+    Ok(Artifact { layers: wire.layers.into_iter().skip(older).map(layer).collect::<Result<_, Failure>>()?, cut })
 }
 
 fn digest(text: &str) -> Result<Digest, Failure> {

@@ -22,12 +22,21 @@ pub(super) fn with_proof(case: &Case<'_, '_>, sight: &Sight, verdict: Verdict) -
     }
 }
 
+/// Whether what is asked is proven by what is at hand.
+pub(super) fn is_proven(case: &Case<'_, '_>, sight: &Sight) -> bool {
+    !case.policy.proof.is_asked() || matches!(proven(case, sight), Verdict::Admit(_))
+}
+
 /// What the evidence comes to. That it could not be had is never read as "not signed".
 fn proven(case: &Case<'_, '_>, sight: &Sight) -> Verdict {
+    let exceptions = Excepted { case, sight };
+    if case.policy.proof.requirements().all(|requirement| exceptions.waives(requirement)) {
+        return Verdict::Admit(Basis::Waiver);
+    }
     let unread = || Verdict::Busy(Busy { cause: BusyCause::Unproven, retry_after: Duration::from_secs(2) });
     match &sight.evidence {
         Some(Outcome::Found(evidence)) if case.policy.proof.is_covered_by(evidence) => {
-            match case.policy.proof.judge(evidence, &Excepted { case, sight }, case.now) {
+            match case.policy.proof.judge(evidence, &exceptions, case.now) {
                 Ok(()) => Verdict::Admit(basis(sight)),
                 Err(unproven) => Verdict::Refuse(Why::Unproven(unproven)),
             }
@@ -74,5 +83,131 @@ pub fn outcome_why<T>(outcome: &Outcome<T>) -> Why {
         Outcome::Unavailable(outage) => Why::Unknown(Unknown::Unavailable(outage.clone())),
         Outcome::Unauthorized(why) => Why::Unknown(Unknown::Unauthorized(why.clone())),
         Outcome::Busy(busy) => Why::Busy(busy.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use jiff::Timestamp;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{
+        api::{Evidence, QuarantinePolicy, State},
+        facts::{Block, Facts, Manifest, Outage, OutageKind},
+        image::{Digest, Reference},
+        policy::Policy,
+        verdict::{Opinion, Settled, Source},
+    };
+
+    const KEY: &str = include_str!("../../tests/fixtures/proof/keys/ecdsa-p256.pub.pem");
+
+    fn policy(released: &str, when_unknown: &Value) -> Policy {
+        let object: QuarantinePolicy = serde_json::from_value(json!({
+            "apiVersion": "lazaretto.dev/v1alpha1", "kind": "QuarantinePolicy", "metadata": { "name": "p" },
+            "spec": {
+                "authorities": [{ "name": "build", "publicKey": KEY }],
+                "require": { "released": released, "signatures": {} }, "whenUnknown": when_unknown,
+            },
+        }))
+        .unwrap();
+        Policy::try_from(&object).unwrap()
+    }
+
+    fn evidence(policy: &Policy, signed: bool) -> Arc<Evidence> {
+        let authority = &policy.proof.authorities[0];
+        let item = json!({ "kind": "Signature", "key": &*authority.id, "digest": Digest::of(b"signature").to_string() });
+        let items = if signed { vec![item] } else { Vec::new() };
+        let object = json!({ "lookedAt": "2026-01-01T00:00:00Z", "lookedFor": [&*authority.short], "items": items });
+        Arc::new(serde_json::from_value(object).unwrap())
+    }
+
+    fn facts(state: State) -> Arc<Facts> {
+        let now = Timestamp::now();
+        let (by, reason, details) = (String::new(), String::new(), String::new());
+        let provider = crate::api::Provider::Managed;
+        Arc::new(Facts { state, since: now, by, reason, details, provider, observed_at: now, manifest: Manifest::default() })
+    }
+
+    /// Every end that a question may have.
+    fn ends<T: Clone>(found: &T) -> Vec<Outcome<T>> {
+        let outage = Outage { kind: OutageKind::Connect, message: "out".to_owned() };
+        let busy = Busy { cause: BusyCause::Deadline, retry_after: Duration::from_secs(1) };
+        vec![
+            Outcome::Found(found.clone()),
+            Outcome::Absent,
+            Outcome::Hidden,
+            Outcome::Refused,
+            Outcome::Blocked(Block { code: "X".to_owned(), message: String::new() }),
+            Outcome::Pending("slow".to_owned()),
+            Outcome::Unavailable(outage),
+            Outcome::Unauthorized("no".to_owned()),
+            Outcome::Busy(busy),
+            Outcome::Misbehaved("odd".to_owned()),
+        ]
+    }
+
+    fn settled(policy: &Policy, outcome: Outcome<Arc<Facts>>, evidence: Option<Outcome<Arc<Evidence>>>, known: bool) -> Settled {
+        let image = Reference::parse("registry.corp/team/app:1").unwrap();
+        let now = Timestamp::now();
+        let sight = Sight {
+            subject: Some(image.with_digest(Digest::of(b"app"))),
+            certain: true,
+            outcome,
+            last: known.then(|| (facts(State::Released), now)),
+            source: Source::Asked,
+            listed: true,
+            processor: false,
+            evidence,
+        };
+        let case = Case { policy, waivers: &[], namespace: "team", image: &image, now, undenied: true };
+        Opinion::of(&case, &sight).settled
+    }
+
+    /// Whatever the release is worth, what the registry does, and what a policy opens: known to be unsigned is refused.
+    #[test]
+    fn what_is_known_not_to_be_signed_never_opens() {
+        let open = json!({ "pending": "Allow", "registryUnavailable": "Allow", "unauthorized": "Allow", "lastKnownGoodFor": "24h" });
+        for (released, knobs) in [("Deny", &open), ("Warn", &open), ("Off", &open), ("Off", &json!({})), ("Warn", &json!({}))] {
+            let policy = policy(released, knobs);
+            let unsigned = || Some(Outcome::Found(evidence(&policy, false)));
+            for state in [State::Released, State::Quarantined, State::Unmanaged] {
+                for outcome in ends(&facts(state)) {
+                    for known in [false, true] {
+                        let settled = settled(&policy, outcome.clone(), unsigned(), known);
+                        assert!(!matches!(settled, Settled::Admit(_)), "{released} {knobs} {outcome:?} {known}: {settled:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// The level of the release says nothing about what could not be fetched: only `whenUnknown` does.
+    #[test]
+    fn what_could_not_be_fetched_opens_by_no_other_knob_than_its_own() {
+        for released in ["Deny", "Warn", "Off"] {
+            let policy = policy(released, &json!({}));
+            let ends = ends(&evidence(&policy, true)).into_iter().map(Some).chain([None]);
+            for end in ends {
+                let settled = settled(&policy, Outcome::Found(facts(State::Released)), end.clone(), true);
+                let proven = matches!(end, Some(Outcome::Found(_)));
+                assert_eq!(matches!(settled, Settled::Admit(_)), proven, "{released} {end:?}: {settled:?}");
+            }
+        }
+        let policy = policy("Off", &json!({ "registryUnavailable": "Allow" }));
+        let outage = Outcome::Unavailable(Outage { kind: OutageKind::Connect, message: "out".to_owned() });
+        let settled = settled(&policy, Outcome::Found(facts(State::Released)), Some(outage), false);
+        assert_eq!(settled, Settled::Admit(Basis::OpenUnavailable));
+    }
+
+    #[test]
+    fn known_good_survives_an_outage_with_its_proof() {
+        let policy = policy("Deny", &json!({}));
+        let outage = || Outcome::Unavailable(Outage { kind: OutageKind::Connect, message: "out".to_owned() });
+        let signed = Some(Outcome::Found(evidence(&policy, true)));
+        assert_eq!(settled(&policy, outage(), signed, true), Settled::Admit(Basis::LastKnownGood));
+        assert!(matches!(settled(&policy, outage(), None, true), Settled::Later(..)), "its proof is not known");
     }
 }

@@ -7,7 +7,7 @@ use lazaretto::{api::QuarantinePolicy, image::Digest};
 use serde_json::{Value, json};
 
 use crate::support::{
-    registry::{BUNDLE, FakeRegistry, Fault, OCI_MANIFEST},
+    registry::{BUNDLE, FakeRegistry, Fault, OCI_INDEX, OCI_MANIFEST, respond},
     world::{Listed, World, open, shut},
 };
 
@@ -103,7 +103,7 @@ async fn a_signature_is_found_under_every_tag_that_it_may_stand_under() {
 #[tokio::test(start_paused = true)]
 async fn what_is_not_signed_is_refused_and_admitted_once_it_is() {
     let (registry, world, digest, image) = scene(signatures()).await;
-    world.ask(&image).await.refuses("it is not signed by build (the registry has no signature of anybody for it)");
+    world.ask(&image).await.refuses("it is not signed by build (nothing that is attached to it is a signature that is read here)");
     registry.attach(REPOSITORY, &digest, fixture("key-ed25519.bundle.json"));
     tokio::time::sleep(Duration::from_secs(6)).await;
     world.ask(&image).await.refuses("it is not signed by build");
@@ -219,4 +219,50 @@ async fn a_key_that_is_taken_out_of_a_policy_costs_no_request_and_a_new_one_is_l
     ask(&world, &signatures());
     world.ask(&image).await.admits("Registry");
     assert_eq!(registry.requests().len(), asked, "{:?}", registry.log());
+}
+
+/// A registry behind a proxy names itself as it is called there.
+#[tokio::test(start_paused = true)]
+async fn a_list_goes_on_whatever_host_its_next_page_names() {
+    let next = |path: &str, query: &str| format!("<http://internal:5000{path}?{query}>; rel=\"next\"");
+    let registry = FakeRegistry::builder();
+    let artifact =
+        FakeRegistry::start().await.push_artifact(REPOSITORY, None, BUNDLE, &[(BUNDLE, fixture("key-ecdsa-p256.bundle.json"), json!({}))]);
+    let registry = registry
+        .before(move |request| {
+            let path = request.path.strip_prefix("/v2/team/app/referrers/")?;
+            let page = |entries: Value, link: Option<String>| {
+                let list = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries });
+                let mut headers = vec![("content-type", OCI_INDEX.to_owned())];
+                headers.extend(link.map(|link| ("link", link)));
+                Some(respond(200, &headers, list.to_string()))
+            };
+            match request.query.as_slice() {
+                [] => page(json!(null), Some(next(&format!("/v2/team/app/referrers/{path}"), "n=2"))),
+                [(_, two)] if two == "2" => page(json!([{ "digest": artifact.to_string(), "artifactType": BUNDLE }]), None),
+                other => panic!("{other:?}"),
+            }
+        })
+        .start()
+        .await;
+    let world = World::new(shut()).with(&Listed::new(&registry));
+    ask(&world, &signatures());
+    let digest = registry.push(REPOSITORY, Some("1"), OCI_MANIFEST, fixture("manifest.json"));
+    registry.push_artifact(REPOSITORY, None, BUNDLE, &[(BUNDLE, fixture("key-ecdsa-p256.bundle.json"), json!({}))]);
+    world.ask(&format!("{}/{REPOSITORY}@{digest}", registry.host())).await.admits("Registry");
+}
+
+/// What anybody may attach takes no signature away; but no report is the latest while something could not be read.
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_read_hides_no_signature_and_lets_no_report_count() {
+    let (registry, world, digest, image) = scene(signatures()).await;
+    registry.attach(REPOSITORY, &digest, fixture("key-ecdsa-p256.bundle.json"));
+    registry.attach(REPOSITORY, &digest, fixture("vuln-clean.bundle.json"));
+    registry.refer(REPOSITORY, &digest, &Digest::of(b"nowhere"), BUNDLE);
+    let odd = registry.push(REPOSITORY, None, OCI_MANIFEST, r#"{"schemaVersion":2,"layers":[{"digest":"x"}]}"#);
+    registry.refer(REPOSITORY, &digest, &odd, BUNDLE);
+    world.ask(&image).await.admits("Registry");
+    ask(&world, &json!({ "vulnerabilities": {} }));
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    world.ask(&image).await.refuses("not everything that is attached to it could be read, and a later report may be among that");
 }

@@ -37,10 +37,10 @@ struct Fix {
 }
 
 impl Fix {
-    /// As `grype --only-fixed` has it, which leaves out what Grype does not know a fix for.
+    /// Not as `grype --only-fixed` has it, which also leaves out what Grype knows nothing of: that may have a fix.
     fn is_there(&self) -> bool {
         self.versions.as_ref().is_some_and(|versions| !versions.is_empty())
-            || self.state.as_deref().is_none_or(|state| !matches!(state, "not-fixed" | "wont-fix" | "unknown"))
+            || self.state.as_deref().is_none_or(|state| !matches!(state, "not-fixed" | "wont-fix"))
     }
 }
 

@@ -117,7 +117,7 @@ fn grypes_matches_are_read() {
         found(&result).unwrap(),
         [
             "CVE-2026-0001 High fixable",
-            "CVE-2026-0003 Unknown",
+            "CVE-2026-0003 Unknown fixable",
             "CVE-2026-0004 Low fixable",
             "CVE-2026-0005 Low fixable",
             "CVE-2026-0002 Negligible"

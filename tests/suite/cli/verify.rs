@@ -115,7 +115,7 @@ async fn an_image_is_verified_at_its_registry_by_what_policies_ask() {
     registry.attach("team/app", &digest, read("key-ecdsa-p256.bundle.json"));
     let ended = run().await;
     assert_eq!((ended.code, results(&ended.json())), (1, pairs("Passed", "Failed")), "{}", ended.err);
-    assert_eq!(ended.json()["checks"][1]["detail"], "it has no SBOM signed by build");
+    assert_eq!(ended.json()["checks"][1]["detail"], "it has no SBOM signed by build; sign and attach what is missing");
     registry.attach("team/app", &digest, read("spdx.bundle.json"));
     let ended = run().await;
     assert_eq!((ended.code, results(&ended.json())), (0, pairs("Passed", "Passed")), "{}", ended.err);
