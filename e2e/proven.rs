@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::lab::{
     Lab,
-    install::World,
+    install::{NAMESPACE, World},
     registry::{Options, Registry},
     wait::{MOMENT, eventually},
 };
@@ -208,4 +208,25 @@ async fn a_policy_asks_for_signatures_and_the_evidence_is_shared_by_replicas() {
         if output.stderr.contains("it is not signed by other") { Ok(()) } else { Err(output) }
     })
     .await;
+
+    // An identity, by a trusted root in a ConfigMap that is made after the policy.
+    story::policy(lab, &namespace, |spec| {
+        spec["deny"] = denied();
+        spec["authorities"] = json!([{ "name": "builder", "keyless": {
+            "issuer": "https://issuer.example", "subject": "builder@example.com", "trustRoot": { "configMapName": "sigstore-root" },
+        } }]);
+        spec["require"] = json!({ "unmanaged": "Allow", "signatures": {} });
+    })
+    .await;
+    attach(&registry, &digest, &["keyless"]).await;
+    let root = format!("--from-file=trusted_root.json={}/tests/fixtures/proof/keyless.trusted_root.json", env!("CARGO_MANIFEST_DIR"));
+    lab.kubectl(&["create", "configmap", "sigstore-root", "-n", NAMESPACE, &root]).await.ok();
+    eventually(MOMENT, "the identity is trusted", async || {
+        let output = story::run(lab, &namespace, "r", &image).await;
+        if output.status.success() { Ok(()) } else { Err(output) }
+    })
+    .await;
+    let status = status_of(lab, &registry, &digest).await.and_then(|object| object.status).unwrap();
+    let signed = status.evidence.unwrap().items.into_iter().find(|item| item.subject == "builder@example.com");
+    assert_eq!(signed.map(|item| item.issuer).as_deref(), Some("https://issuer.example"));
 }

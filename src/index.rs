@@ -19,11 +19,12 @@ use jiff::Timestamp;
 use smallvec::SmallVec;
 
 use crate::{
-    api::{self, ImageStatus, Provider, QuarantineProvider, State},
+    api::{self, ImageStatus, Provider, QuarantineProvider, State, TrustRootSource},
     counts::Counts,
     facts::Facts,
     image::{Digest, Reference, Subject},
     policy::{Policy, RegistryEntry, Unreadable, Waiver},
+    proof::{Roots, TrustRoot},
 };
 
 pub use self::{known::Known, rules::Rules};
@@ -44,6 +45,8 @@ pub enum Kind {
 #[derive(Debug, Default)]
 pub struct Index {
     rules: Arc<Rules>,
+    /// The trusted roots that policies and Registries name, as far as they were read.
+    roots: Roots,
     unreadable: BTreeMap<(Kind, String), Unreadable>,
     images: HashMap<Subject, SmallVec<[Arc<Known>; 1]>, ahash::RandomState>,
     names: HashMap<String, Stamp>,
@@ -100,10 +103,23 @@ impl Index {
         &self.unreadable
     }
 
+    /// Takes in a trusted root. Says whether anything changed.
+    pub fn apply_root(&mut self, source: &TrustRootSource, root: &Arc<TrustRoot>) -> bool {
+        if self.roots.get(source).is_some_and(|held| held.fingerprint() == root.fingerprint()) {
+            return false;
+        }
+        self.roots.insert(source.clone(), root.clone());
+        Arc::make_mut(&mut self.rules).bind(&self.roots);
+        true
+    }
+
     /// Takes in a policy. Says whether anything changed.
     pub fn apply_policy(&mut self, object: &api::QuarantinePolicy) -> bool {
         let name = object.metadata.name.clone().unwrap_or_default();
-        let read = Policy::try_from(object);
+        let mut read = Policy::try_from(object);
+        if let Ok(policy) = &mut read {
+            policy.proof = self.rules.shared(policy.proof.bound(&self.roots));
+        }
         self.hold(Kind::Policy, name, read, |rules, name, policy| {
             rules.policies.insert(name, Arc::new(policy));
             rules.collect_denied();
@@ -113,7 +129,10 @@ impl Index {
     /// Takes in a registry. Says whether anything changed.
     pub fn apply_registry(&mut self, object: &api::Registry) -> bool {
         let name = object.metadata.name.clone().unwrap_or_default();
-        let read = RegistryEntry::try_from(object);
+        let mut read = RegistryEntry::try_from(object);
+        if let Ok(entry) = &mut read {
+            entry.release = entry.release.as_ref().map(|proof| proof.bound(&self.roots));
+        }
         self.hold(Kind::Registry, name, read, |rules, name, entry| {
             rules.registries.insert(name, Arc::new(entry));
             rules.rehost();

@@ -13,7 +13,7 @@ use crate::{
     policy::{Policy, RegistryEntry, Waiver},
     proof::Proof,
     sentence::{self, Place},
-    verdict::{Basis, Case, Opinion, Settled, Sight, Why},
+    verdict::{Basis, Case, Opinion, Proven, Settled, Sight, Why},
 };
 
 /// Which policies a webhook entry speaks for. The API server has one entry that fails closed, for policies in mode Enforce, and one
@@ -118,7 +118,7 @@ impl<'a> Setting<'a> {
     /// One image as one of its policies meets it.
     #[must_use]
     pub fn case<'c>(&'c self, policy: &'a Policy, image: &'c Reference) -> Case<'a, 'c> {
-        Case { policy, waivers: &self.waivers, namespace: self.namespace, image, now: self.now, undenied: false }
+        Case { policy, waivers: &self.waivers, namespace: self.namespace, image, now: self.now, undenied: false, proven: None }
     }
 
     /// One image with the policies that speak of it and what they say of its name.
@@ -146,11 +146,12 @@ impl<'a> Setting<'a> {
     pub fn consider(&self, spoken: Spoken<'a>, sight: Option<&Sight>) -> Considered<'a> {
         let Spoken { subjected, views, .. } = spoken;
         let undenied = sight.is_some_and(|sight| !self.rules.denies(sight));
+        let proven = Proven::default();
         let mut opinions = Vec::with_capacity(views.len());
         opinions.extend(views.into_iter().filter_map(|View { policy, opinion }| {
             let see = || {
                 let case = self.case(policy, subjected.image.as_ref().ok()?);
-                Some(Opinion::seen(&Case { undenied, ..case }, sight?))
+                Some(Opinion::seen(&Case { undenied, proven: Some(&proven), ..case }, sight?))
             };
             opinion.or_else(see)
         }));
@@ -208,7 +209,13 @@ impl<'a> Spoken<'a> {
                 && !wanted.iter().any(|held| held.image == image)
             {
                 let open = spoken.views.iter().filter(|view| view.opinion.is_none() && view.policy.proof.is_asked());
-                let proofs = open.map(|view| &view.policy.proof).collect();
+                let mut proofs: SmallVec<[&Proof; 2]> = SmallVec::new();
+                for view in open {
+                    let proof: &Proof = &view.policy.proof;
+                    if !proofs.iter().any(|held| std::ptr::eq(*held, proof)) {
+                        proofs.push(proof);
+                    }
+                }
                 wanted.push(Want { image, registry: spoken.registry, proofs });
             }
         }

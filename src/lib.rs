@@ -37,6 +37,7 @@ pub mod pattern;
 pub mod pod;
 pub mod policy;
 pub mod review;
+pub mod roots;
 pub mod running;
 pub mod sentence;
 pub mod verdict;

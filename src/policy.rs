@@ -3,7 +3,7 @@
 //! The wire types stop here. [`crate::index`] keeps the last form that could be read, so a policy that somebody breaks does not
 //! open anything; the operator shows the sentence in the object's `Ready` condition.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -35,8 +35,8 @@ pub struct Policy {
     denies_digests: bool,
     /// What it asks for.
     pub require: api::Require,
-    /// What of that has to be proven by signatures.
-    pub proof: Proof,
+    /// What of that has to be proven by signatures. Policies that ask for the same share it, so that it is judged once.
+    pub proof: Arc<Proof>,
     /// What it does when nobody knows.
     pub when_unknown: api::WhenUnknown,
     /// What it does about pods whose image is no longer good.
@@ -149,7 +149,7 @@ impl TryFrom<&api::QuarantinePolicy> for Policy {
             exclude: patterns("spec.match.excludeImages", &spec.matching.exclude_images)?,
             denies_digests: deny.iter().any(|rule| matches!(rule.what, Denied::Digest(_))),
             deny,
-            proof,
+            proof: Arc::new(proof),
             require: spec.require.clone(),
             when_unknown: spec.when_unknown.clone(),
             when_revoked: spec.when_revoked,

@@ -30,7 +30,7 @@ pub mod vex;
 use std::fmt;
 
 pub use self::{
-    authority::Authority,
+    authority::{Authority, AuthorityError, Roots, Trust, signer},
     bundle::Bundle,
     key::{KeyError, PublicKey},
     keyless::{Identity, TrustRoot, TrustRootError},

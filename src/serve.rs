@@ -28,6 +28,7 @@ use crate::{
     operator::{self, Operator},
     owners,
     registry::{ClientOptions, Proxies, RegistryClient},
+    roots,
     shutdown::{self, Shutdown, Tasks},
     tls::{CurrentCertificate, Limits, Listener},
     wallet::Wallet,
@@ -64,6 +65,8 @@ pub async fn run(arguments: ServeArguments) -> anyhow::Result<()> {
 
     let (rules_sender, rules_changed) = watch::channel(0);
     let (images_sender, images_changed) = watch::channel(0);
+    let roots = roots::run(client.clone(), arguments.namespace.clone(), index.clone(), rules_sender.clone(), shutdown.stopping().clone());
+    tasks.spawn("trusted-roots", roots);
     let watched = spawn_watches(&mut tasks, shutdown.stopping(), &client, &index, &readiness, rules_sender, images_sender, &lookups);
 
     let certificate = Arc::new(CurrentCertificate::default());

@@ -16,7 +16,7 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
-pub use self::proven::outcome_why;
+pub use self::proven::{Proven, outcome_why};
 use self::proven::{is_proven, with_proof};
 use crate::{
     api::{Allowance, Evidence, Level, Mode, Requirement, State},
@@ -202,6 +202,8 @@ pub struct Case<'p, 'a> {
     pub now: Timestamp,
     /// No policy whatever denies the digest of what is seen, or one inside it. False where nobody has looked.
     pub undenied: bool,
+    /// What the proofs came to that others of its policies asked for.
+    pub proven: Option<&'a Proven<'p>>,
 }
 
 impl Case<'_, '_> {

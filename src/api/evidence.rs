@@ -15,16 +15,71 @@ pub const MAX_LOOKED_FOR: usize = 32;
 /// Bytes of JSON that the evidence of one ImageStatus may have, so that its history keeps its place.
 pub const MAX_EVIDENCE_BYTES: usize = 2_000;
 
-/// Somebody who is trusted to sign.
+/// Somebody who is trusted to sign: a key, or an identity.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.publicKey) != has(self.keyless)").message("give either publicKey or keyless"))]
 pub struct Authority {
     /// The name by which requirements speak of it.
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"))]
     pub name: String,
     /// Its public key in PEM (`-----BEGIN PUBLIC KEY-----`): ECDSA P-256 or P-384, Ed25519, or RSA of 2048 to 8192 bits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4_096))]
-    pub public_key: String,
+    pub public_key: Option<String>,
+    /// Whoever has a certificate in this name, by a trusted root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keyless: Option<Keyless>,
+}
+
+/// An identity that a Sigstore certificate has to be issued to. In patterns, which have to fit the whole text, `*` stands for anything but a `/` and `**` for
+/// anything.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.issuer) != has(self.issuerPattern)").message("give either issuer or issuerPattern"))]
+#[x_kube(validation = Rule::new("has(self.subject) != has(self.subjectPattern)").message("give either subject or subjectPattern"))]
+pub struct Keyless {
+    /// The OIDC issuer, exactly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub issuer: Option<String>,
+    /// A pattern of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub issuer_pattern: Option<String>,
+    /// The e-mail address or URI, exactly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub subject: Option<String>,
+    /// A pattern of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub subject_pattern: Option<String>,
+    /// Where the trusted root is: the certificate authorities and logs that are believed.
+    pub trust_root: TrustRootSource,
+}
+
+/// A trusted root in JSON, in Lazaretto's own namespace. It is read again within a minute of a change; nothing is fetched from elsewhere.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.configMapName) != has(self.secretName)").message("give either configMapName or secretName"))]
+pub struct TrustRootSource {
+    /// A ConfigMap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub config_map_name: Option<String>,
+    /// A Secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub secret_name: Option<String>,
+    /// The key in its data.
+    #[serde(default = "trusted_root")]
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+fn trusted_root() -> String {
+    "trusted_root.json".to_owned()
 }
 
 /// The image is signed.
@@ -122,7 +177,7 @@ pub struct Evidence {
     /// When the registry was last asked for it.
     #[schemars(with = "k8s_openapi::apimachinery::pkg::apis::meta::v1::Time")]
     pub looked_at: Timestamp,
-    /// The authorities for whose signatures was looked, each by the first 16 digits of its key's SHA-256.
+    /// The authorities for whose signatures was looked, each by the beginning of the SHA-256 of its key or trusted root.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
@@ -163,8 +218,21 @@ pub struct EvidenceItem {
     /// What it is.
     pub kind: EvidenceKind,
     /// Who signed it: SHA-256 of the public key.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 71))]
     pub key: String,
+    /// Or the OIDC issuer that a certificate names,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 256))]
+    pub issuer: String,
+    /// the identity that it was issued to,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 256))]
+    pub subject: String,
+    /// and SHA-256 of the trusted root by which that was proven.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 71))]
+    pub root: String,
     /// The digest of the evidence itself.
     #[schemars(length(max = 135))]
     pub digest: String,

@@ -1,14 +1,15 @@
 //! What people wrote, as one consistent set.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
 use crate::{
+    api::TrustRootSource,
     image::{Digest, Reference, Subject},
     policy::{Policy, RegistryEntry, Waiver},
-    proof::Proof,
+    proof::{Proof, Roots},
     verdict::Sight,
 };
 
@@ -48,10 +49,42 @@ impl Rules {
         proofs
     }
 
+    /// The same proof as some policy asks for already, if one does.
+    pub(super) fn shared(&self, proof: Proof) -> Arc<Proof> {
+        let held = self.policies.values().map(|policy| &policy.proof).find(|held| ***held == proof);
+        held.cloned().unwrap_or_else(|| Arc::new(proof))
+    }
+
+    /// Where the trusted roots are that anything needs, each once.
+    #[must_use]
+    pub fn root_sources(&self) -> BTreeSet<TrustRootSource> {
+        let releases = self.registries.values().filter_map(|registry| registry.release.as_ref());
+        let proofs = self.policies.values().map(|policy| &*policy.proof).chain(releases);
+        proofs.flat_map(Proof::sources).cloned().collect()
+    }
+
+    /// Has everything that needs a trusted root go by those that are at hand.
+    pub(super) fn bind(&mut self, roots: &Roots) {
+        let mut bound: Vec<Arc<Proof>> = Vec::new();
+        for policy in self.policies.values_mut().filter(|policy| policy.proof.sources().next().is_some()) {
+            let proof = policy.proof.bound(roots);
+            let shared = bound.iter().find(|held| ***held == proof).cloned().unwrap_or_else(|| Arc::new(proof));
+            bound.push(shared.clone());
+            Arc::make_mut(policy).proof = shared;
+        }
+        for registry in self.registries.values_mut() {
+            if let Some(proof) = registry.release.as_ref().filter(|proof| proof.sources().next().is_some()).map(|proof| proof.bound(roots))
+            {
+                Arc::make_mut(registry).release = Some(proof);
+            }
+        }
+        self.rehost();
+    }
+
     /// What those policies want to have proven that speak of images of this name.
     pub fn proofs_for(&self, name: &str) -> Vec<&Proof> {
         let policies = self.policies.values().filter(|policy| policy.proof.is_asked() && policy.matches_image(name));
-        policies.map(|policy| &policy.proof).collect()
+        distinct(policies.map(|policy| &*policy.proof))
     }
 
     /// The Registry that speaks of this image; the first by name where several do.
@@ -74,4 +107,15 @@ impl Rules {
             }
         }
     }
+}
+
+/// Each once, by where it stands.
+fn distinct<'a>(proofs: impl Iterator<Item = &'a Proof>) -> Vec<&'a Proof> {
+    let mut all: Vec<&Proof> = Vec::new();
+    for proof in proofs {
+        if !all.iter().any(|held| std::ptr::eq(*held, proof)) {
+            all.push(proof);
+        }
+    }
+    all
 }

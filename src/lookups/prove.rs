@@ -86,7 +86,8 @@ fn authorities(proofs: &[&Proof], rules: &Rules, subject: &Subject) -> Vec<Arc<A
     let asked = proofs.iter().flat_map(|proof| &proof.authorities);
     let others = rules.proofs_of(subject).into_iter().flat_map(|proof| &proof.authorities);
     for authority in asked.chain(others) {
-        if all.len() < MAX_LOOKED_FOR && !all.iter().any(|held| held.id == authority.id) {
+        let ready = !authority.short.is_empty();
+        if ready && all.len() < MAX_LOOKED_FOR && !all.iter().any(|held| held.id == authority.id) {
             all.push(authority.clone());
         }
     }

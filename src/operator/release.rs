@@ -18,7 +18,7 @@ use crate::{
     index::Known,
     lookups::{Access, Asker},
     policy::RegistryEntry,
-    proof::NoExceptions,
+    proof::{NoExceptions, signer},
     sentence::WAITS,
 };
 
@@ -173,6 +173,6 @@ fn reason(counts: &[&EvidenceItem]) -> String {
 }
 
 fn details(counts: &[&EvidenceItem]) -> String {
-    let parts = counts.iter().map(|item| format!("{} {} by key {}", word(item.kind), item.digest, item.key));
+    let parts = counts.iter().map(|item| format!("{} {} by {}", word(item.kind), item.digest, signer(item)));
     history::clip(&parts.collect::<Vec<_>>().join("; "), 512)
 }

@@ -6,7 +6,12 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::{
-    Attested, Authority, Bundle, Refusal, Said, Statement, Step, Subject, dsse::Envelope, report, sbom, simple, statement::SIGNED, vex,
+    Attested, Authority, Bundle, PublicKey, Refusal, Said, Signer, Statement, Step, Subject, TrustRoot,
+    authority::{Trust, sign},
+    dsse::Envelope,
+    report, sbom, simple,
+    statement::SIGNED,
+    vex,
 };
 use crate::{
     api::{Evidence, EvidenceItem, EvidenceKind, MAX_EVIDENCE, MAX_EVIDENCE_BYTES, MAX_LOOKED_FOR, SbomFormat},
@@ -64,23 +69,27 @@ pub fn check(found: &Found, authorities: &[Arc<Authority>], digest: &Digest) -> 
             let bundle = Bundle::read(bytes);
             let check = |authority: &Authority| {
                 let bundle = bundle.as_ref().map_err(Clone::clone)?;
-                read(&super::with_key(bundle, &authority.key, Subject::Digest(digest))?, digest)
+                let attested = match &authority.trust {
+                    Trust::Key(key) => super::with_key(bundle, key, Subject::Digest(digest))?,
+                    Trust::Keyless { root, .. } => super::keyless(bundle, at_hand(root.as_deref())?, Subject::Digest(digest))?,
+                };
+                read(&attested, digest)
             };
             every(name, authorities, check, &mut items)
         }
         Found::Envelope { digest: name, bytes } => {
             let envelope = Envelope::read(bytes);
             let check = |authority: &Authority| {
-                let envelope = envelope.as_ref().map_err(Clone::clone)?;
+                let (envelope, key) = (envelope.as_ref().map_err(Clone::clone)?, key_of(authority)?);
                 envelope.expect_statement()?;
-                envelope.verify(&authority.key)?;
+                envelope.verify(key)?;
                 let said = Said::Statement(Statement::about(&envelope.payload, digest)?);
-                read(&Attested { signer: super::Signer::Key(authority.key.fingerprint().clone()), said }, digest)
+                read(&Attested { signer: Signer::Key(key.fingerprint().clone()), said }, digest)
             };
             every(name, authorities, check, &mut items)
         }
         Found::Simple { digest: name, bytes, signature } => {
-            let check = |authority: &Authority| read(&simple::with_key(bytes, signature, &authority.key, digest)?, digest);
+            let check = |authority: &Authority| read(&simple::with_key(bytes, signature, key_of(authority)?, digest)?, digest);
             every(name, authorities, check, &mut items)
         }
     };
@@ -90,6 +99,20 @@ pub fn check(found: &Found, authorities: &[Arc<Authority>], digest: &Digest) -> 
         Found::Skipped(_) => String::new(),
     };
     Checked { items, unproven: refused.map(|refusal| format!("{name}: {refusal}")), unread }
+}
+
+/// The trusted root that a keyless authority goes by.
+fn at_hand(root: Option<&TrustRoot>) -> Result<&TrustRoot, Refusal> {
+    root.ok_or_else(|| Refusal::at(Step::Read, "the trusted root is not at hand"))
+}
+
+/// Envelopes by themselves, and cosign's older payloads, are signed by keys. (Those that older clients signed with certificates are not read: they have
+/// their certificates and log entries in annotations.)
+fn key_of(authority: &Authority) -> Result<&PublicKey, Refusal> {
+    match &authority.trust {
+        Trust::Key(key) => Ok(key),
+        Trust::Keyless { .. } => Err(Refusal::at(Step::Material, "it is no bundle, and has no certificate that is read here")),
+    }
 }
 
 /// Joins what all things prove.
@@ -105,13 +128,20 @@ pub fn conclude(checked: Vec<Checked>, authorities: &[Arc<Authority>], now: Time
     evidence
 }
 
-/// What is kept of a proof but for whose it is: nothing where it is of a kind that no requirement speaks of.
+/// What is kept of a proof: nothing where it is of a kind that no requirement speaks of.
 type Kept = Option<EvidenceItem>;
 
 fn read(attested: &Attested<'_>, digest: &Digest) -> Result<Kept, Refusal> {
+    Ok(said(attested, digest)?.map(|item| sign(item, &attested.signer)))
+}
+
+fn said(attested: &Attested<'_>, digest: &Digest) -> Result<Kept, Refusal> {
     let item = |kind| EvidenceItem {
         kind,
         key: String::new(),
+        issuer: String::new(),
+        subject: String::new(),
+        root: String::new(),
         digest: String::new(),
         format: None,
         at: None,
@@ -163,7 +193,7 @@ fn every(
             Ok(kept) => {
                 proven = true;
                 if let Some(item) = kept {
-                    items.push(EvidenceItem { key: authority.id.to_string(), digest: name.to_string(), ..item });
+                    items.push(EvidenceItem { digest: name.to_string(), ..item });
                 }
             }
             Err(refusal) => {
@@ -181,7 +211,8 @@ fn every(
 fn keep(evidence: &mut Evidence, mut items: Vec<EvidenceItem>) {
     items.sort_by_key(|item| (item.kind, std::cmp::Reverse(item.at)));
     for item in items {
-        let same = |held: &EvidenceItem| held.kind == item.kind && held.key == item.key && held.format == item.format;
+        let who = |item: &EvidenceItem| (item.key.clone(), item.issuer.clone(), item.subject.clone(), item.root.clone());
+        let same = |held: &EvidenceItem| held.kind == item.kind && held.format == item.format && who(held) == who(&item);
         if !evidence.items.iter().any(|held| same(held) && (held.at > item.at || held.at.is_none() || *held == item)) {
             evidence.items.push(item);
         }

@@ -5,8 +5,9 @@
 use std::{fmt, sync::Arc};
 
 use jiff::Timestamp;
+use smallvec::SmallVec;
 
-use super::{Authority, report};
+use super::{Authority, Roots, report};
 use crate::api::{self, Evidence, EvidenceItem, EvidenceKind, Requirement, SbomFormat};
 
 /// Requirements made ready.
@@ -49,7 +50,7 @@ pub enum ProofError {
         /// Whose.
         name: String,
         /// What is wrong with it.
-        why: super::KeyError,
+        why: super::AuthorityError,
     },
     /// Two authorities have one name, or one key.
     #[error("two authorities have the same {what}: `{name}`")]
@@ -138,7 +139,7 @@ impl Proof {
                 return Err(twice("name"));
             }
             // With a threshold one signer must not count for two.
-            if authorities.iter().any(|held| held.id == authority.id) {
+            if authorities.iter().any(|held| held.trust == authority.trust) {
                 return Err(twice("key"));
             }
             authorities.push(Arc::new(authority));
@@ -191,6 +192,34 @@ impl Proof {
         Ok(Self { authorities, even_held: false, signatures, sbom, vulnerabilities })
     }
 
+    /// The same with the trusted roots that are at hand.
+    #[must_use]
+    pub fn bound(&self, roots: &Roots) -> Self {
+        let bind = |all: &[Arc<Authority>]| all.iter().map(|authority| Arc::new(authority.bound(roots))).collect::<Vec<_>>();
+        Self {
+            authorities: bind(&self.authorities),
+            even_held: self.even_held,
+            signatures: self.signatures.as_ref().map(|wanted| Signatures { by: bind(&wanted.by), ..*wanted }),
+            sbom: self.sbom.as_ref().map(|wanted| Sbom { by: bind(&wanted.by), formats: wanted.formats.clone() }),
+            vulnerabilities: self.vulnerabilities.as_ref().map(|wanted| Vulnerabilities {
+                by: bind(&wanted.by),
+                vex_by: bind(&wanted.vex_by),
+                rule: wanted.rule.clone(),
+            }),
+        }
+    }
+
+    /// Where a trusted root is that it needs and that was not read yet.
+    #[must_use]
+    pub fn missing_root(&self) -> Option<&api::TrustRootSource> {
+        self.authorities.iter().find(|authority| authority.short.is_empty()).and_then(|authority| authority.source())
+    }
+
+    /// Where the trusted roots are that it needs.
+    pub fn sources(&self) -> impl Iterator<Item = &api::TrustRootSource> {
+        self.authorities.iter().filter_map(|authority| authority.source())
+    }
+
     /// Whether anything has to be proven.
     #[must_use]
     pub const fn is_asked(&self) -> bool {
@@ -200,7 +229,7 @@ impl Proof {
     /// Whether a piece of evidence is of those that count.
     #[must_use]
     pub fn uses(&self, item: &EvidenceItem) -> bool {
-        let by = |by: &[Arc<Authority>]| by.iter().any(|authority| *item.key == *authority.id);
+        let by = |by: &[Arc<Authority>]| by.iter().any(|authority| authority.signed(item));
         match item.kind {
             EvidenceKind::Signature => self.signatures.as_ref().is_some_and(|wanted| by(&wanted.by)),
             EvidenceKind::Sbom => self.sbom.as_ref().is_some_and(|wanted| by(&wanted.by)),
@@ -212,7 +241,9 @@ impl Proof {
     /// Whether everybody whose signature counts was looked for.
     #[must_use]
     pub fn is_covered_by(&self, evidence: &Evidence) -> bool {
-        self.authorities.iter().all(|authority| evidence.looked_for.iter().any(|held| **held == *authority.short))
+        // One whose trusted root was not read yet cannot have been looked for.
+        let looked = |authority: &Authority| evidence.looked_for.iter().any(|held| **held == *authority.short);
+        self.authorities.iter().all(|authority| !authority.short.is_empty() && looked(authority))
     }
 
     /// What is asked, in the order in which it is judged.
@@ -255,18 +286,23 @@ impl Proof {
 impl Signatures {
     fn judge(&self, evidence: &Evidence) -> Result<(), Unproven> {
         // Who signs a bill of materials of an image knows the image, but does not say that it is to run.
-        let signed = |authority: &&Arc<Authority>| {
-            evidence.items.iter().any(|item| item.kind == EvidenceKind::Signature && *item.key == *authority.id)
-        };
-        let found = self.by.iter().filter(signed).count();
+        let mut free: SmallVec<[&EvidenceItem; 8]> = evidence.items.iter().filter(|item| item.kind == EvidenceKind::Signature).collect();
+        let mut missing: SmallVec<[&Arc<Authority>; 4]> = SmallVec::new();
+        for authority in &self.by {
+            // Whoever two patterns of identities fit has signed once.
+            match free.iter().position(|item| authority.signed(item)) {
+                Some(place) => drop(free.swap_remove(place)),
+                None => missing.push(authority),
+            }
+        }
+        let found = self.by.len() - missing.len();
         if found >= self.threshold {
             return Ok(());
         }
-        let missing = self.by.iter().filter(|authority| !signed(authority));
         let why = if self.threshold == 1 {
-            format!("it is not signed by {}", names(missing, "or"))
+            format!("it is not signed by {}", names(missing.into_iter(), "or"))
         } else {
-            format!("it is signed by {found} of the {} that are wanted; not by {}", self.threshold, names(missing, "nor by"))
+            format!("it is signed by {found} of the {} that are wanted; not by {}", self.threshold, names(missing.into_iter(), "nor by"))
         };
         Err(unproven(Requirement::Signatures, why, evidence))
     }
@@ -311,7 +347,7 @@ impl Vulnerabilities {
 }
 
 fn signed_by<'e>(evidence: &'e Evidence, kind: EvidenceKind, by: &[Arc<Authority>]) -> impl Iterator<Item = &'e EvidenceItem> {
-    evidence.items.iter().filter(move |item| item.kind == kind && by.iter().any(|authority| *item.key == *authority.id))
+    evidence.items.iter().filter(move |item| item.kind == kind && by.iter().any(|authority| authority.signed(item)))
 }
 
 fn unproven(requirement: Requirement, mut why: String, evidence: &Evidence) -> Unproven {

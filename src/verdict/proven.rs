@@ -1,13 +1,15 @@
 //! What the evidence about an image comes to for one policy.
 
-use std::time::Duration;
+use std::{cell::RefCell, time::Duration};
+
+use smallvec::SmallVec;
 
 use super::{Basis, Case, Sight, Unknown, Verdict, Why, basis, end};
 use crate::{
     api::Requirement,
     facts::{Busy, BusyCause, Outcome},
     image::Subject,
-    proof::Exceptions,
+    proof::{Exceptions, Proof},
 };
 
 /// The same verdict where what has to be signed is signed; the processor of the quarantine sees images before they are.
@@ -27,10 +29,26 @@ pub(super) fn is_proven(case: &Case<'_, '_>, sight: &Sight) -> bool {
     !case.policy.proof.is_asked() || matches!(proven(case, sight), Verdict::Admit(_))
 }
 
-/// What the evidence comes to. That it could not be had is never read as "not signed".
+/// What each proof came to that was asked for of one image: several policies may ask for the same.
+#[derive(Debug, Default)]
+pub struct Proven<'p>(RefCell<SmallVec<[(&'p Proof, Verdict); 2]>>);
+
+/// What the evidence comes to, found out once.
 fn proven(case: &Case<'_, '_>, sight: &Sight) -> Verdict {
+    let Some(memo) = case.proven else { return find_out(case, sight) };
+    let proof: &Proof = &case.policy.proof;
+    let held = memo.0.borrow().iter().find(|(held, _)| std::ptr::eq(*held, proof)).map(|(_, verdict)| verdict.clone());
+    held.unwrap_or_else(|| {
+        let verdict = find_out(case, sight);
+        memo.0.borrow_mut().push((proof, verdict.clone()));
+        verdict
+    })
+}
+
+/// What the evidence comes to. That it could not be had is never read as "not signed".
+fn find_out(case: &Case<'_, '_>, sight: &Sight) -> Verdict {
     let exceptions = Excepted { case, sight };
-    if case.policy.proof.requirements().all(|requirement| exceptions.waives(requirement)) {
+    if !case.waivers.is_empty() && case.policy.proof.requirements().all(|requirement| exceptions.waives(requirement)) {
         return Verdict::Admit(Basis::Waiver);
     }
     let unread = || Verdict::Busy(Busy { cause: BusyCause::Unproven, retry_after: Duration::from_secs(2) });
@@ -162,7 +180,7 @@ mod tests {
             processor: false,
             evidence,
         };
-        let case = Case { policy, waivers: &[], namespace: "team", image: &image, now, undenied: true };
+        let case = Case { policy, waivers: &[], namespace: "team", image: &image, now, undenied: true, proven: None };
         Opinion::of(&case, &sight).settled
     }
 

@@ -50,7 +50,7 @@ fn sight(outcome: Outcome<Facts>) -> Sight {
 }
 
 fn case<'p, 'a>(policy: &'p Policy, image: &'a Reference, waivers: &'a [&'a Waiver]) -> Case<'p, 'a> {
-    Case { policy, waivers, namespace: "team", image, now: now(), undenied: false }
+    Case { policy, waivers, namespace: "team", image, now: now(), undenied: false, proven: None }
 }
 
 fn settled(policy: &Policy, sight: &Sight) -> Settled {

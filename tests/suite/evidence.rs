@@ -1,9 +1,9 @@
 //! What is signed about an image: found in every place, fetched once, and never guessed.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::body::Bytes;
-use lazaretto::{api::QuarantinePolicy, image::Digest};
+use lazaretto::{api::QuarantinePolicy, image::Digest, proof::TrustRoot};
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -265,4 +265,45 @@ async fn what_cannot_be_read_hides_no_signature_and_lets_no_report_count() {
     ask(&world, &json!({ "vulnerabilities": {} }));
     tokio::time::sleep(Duration::from_secs(6)).await;
     world.ask(&image).await.refuses("not everything that is attached to it could be read, and a later report may be among that");
+}
+
+/// A policy that trusts an identity waits for its trusted root, and then goes by the certificates under it.
+#[tokio::test(start_paused = true)]
+async fn an_identity_is_trusted_by_the_trusted_root_that_is_named() {
+    let (registry, world, digest, image) = scene(signatures()).await;
+    let keyless = |subject: Value| {
+        let mut keyless = json!({ "issuer": "https://issuer.example", "trustRoot": { "configMapName": "sigstore", "key": "root.json" } });
+        keyless.as_object_mut().unwrap().extend(subject.as_object().unwrap().clone());
+        let policy: QuarantinePolicy = serde_json::from_value(json!({
+            "apiVersion": "lazaretto.dev/v1alpha1", "kind": "QuarantinePolicy", "metadata": { "name": "all-images" },
+            "spec": {
+                "authorities": [{ "name": "builder", "keyless": keyless }, authority("build", "ecdsa-p256")],
+                "require": { "unmanaged": "Allow", "signatures": { "by": ["builder"] } },
+            },
+        }))
+        .unwrap();
+        assert!(world.index.write().apply_policy(&policy));
+        assert!(world.index.read().unreadable().is_empty(), "{:?}", world.index.read().unreadable());
+    };
+    let later = async || tokio::time::sleep(Duration::from_secs(6)).await;
+    registry.attach(REPOSITORY, &digest, fixture("keyless.bundle.json"));
+    keyless(json!({ "subject": "builder@example.com" }));
+    let answer = world.ask(&image).await;
+    assert_eq!(answer.status.as_ref().map(|(code, _)| *code), Some(504), "its trusted root is not at hand: {answer:?}");
+
+    let sources: Vec<_> = world.index.read().rules().root_sources().into_iter().collect();
+    assert_eq!(sources.len(), 1, "{sources:?}");
+    let root = |name: &str| Arc::new(TrustRoot::read(&fixture(name)).unwrap());
+    assert!(world.index.write().apply_root(&sources[0], &root("keyless-other-root.trusted_root.json")));
+    later().await;
+    world.ask(&image).await.refuses("it is not signed by builder");
+    assert!(world.index.write().apply_root(&sources[0], &root("keyless.trusted_root.json")));
+    assert!(!world.index.write().apply_root(&sources[0], &root("keyless.trusted_root.json")), "the same is no news");
+    later().await;
+    world.ask(&image).await.admits("Registry");
+    keyless(json!({ "subject": "somebody@example.com" }));
+    later().await;
+    world.ask(&image).await.refuses("it is not signed by builder");
+    keyless(json!({ "subjectPattern": "*@example.com" }));
+    world.ask(&image).await.admits("Registry");
 }

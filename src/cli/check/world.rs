@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::{Api, Client, Resource};
 use parking_lot::RwLock;
 use serde::{Serialize, de::DeserializeOwned};
@@ -19,6 +19,7 @@ use crate::{
     cli::cluster,
     image::{Digest, Reference},
     index::{Index, Known, Rules},
+    proof::TrustRoot,
     watch::SharedIndex,
 };
 
@@ -32,6 +33,8 @@ pub(in crate::cli) struct Written {
     registries: BTreeMap<String, Registry>,
     waivers: BTreeMap<String, Waiver>,
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    /// ConfigMaps, of which trusted roots may be.
+    configs: BTreeMap<String, BTreeMap<String, String>>,
     /// Image statuses from files.
     given: Vec<ImageStatus>,
 }
@@ -74,8 +77,12 @@ impl Written {
                 let namespace: Namespace = serde_json::from_value(object).context("a Namespace cannot be read")?;
                 self.namespaces.insert(namespace.metadata.name.unwrap_or_default(), namespace.metadata.labels.unwrap_or_default());
             }
+            ("ConfigMap", "v1") => {
+                let config: ConfigMap = serde_json::from_value(object).context("a ConfigMap cannot be read")?;
+                self.configs.insert(config.metadata.name.unwrap_or_default(), config.data.unwrap_or_default());
+            }
             _ => bail!(
-                "{kind} ({version}) is not read here: give QuarantinePolicy, Registry, Waiver, ImageStatus ({OURS}) or Namespace (v1)"
+                "{kind} ({version}) is not read here: give QuarantinePolicy, Registry, Waiver, ImageStatus ({OURS}), Namespace or ConfigMap (v1)"
             ),
         }
         Ok(())
@@ -183,6 +190,13 @@ impl World {
         }
         if let Some(((kind, name), why)) = index.unreadable().first_key_value() {
             bail!("{kind:?} {name} cannot be read: {why}");
+        }
+        for source in index.rules().root_sources() {
+            let name = source.config_map_name.as_deref().or(source.secret_name.as_deref()).unwrap_or_default();
+            // One that is not given leaves open what is signed under it.
+            let Some(json) = written.configs.get(name).and_then(|data| data.get(&source.key)) else { continue };
+            let root = TrustRoot::read(json.as_bytes()).with_context(|| format!("ConfigMap {name}, {}", source.key))?;
+            index.apply_root(&source, &Arc::new(root));
         }
         let mut given = Index::default();
         for (at, status) in written.given.into_iter().enumerate() {

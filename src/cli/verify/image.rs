@@ -87,6 +87,10 @@ pub(super) async fn run(image: &str, arguments: &ImageArguments, format: output:
     if wanted.is_empty() {
         bail!("nothing in these files asks for a signature, an SBOM or a report of {}", reference.name());
     }
+    if let Some((by, source)) = wanted.iter().find_map(|(by, proof)| Some((by, proof.missing_root()?))) {
+        let name = source.config_map_name.as_ref().or(source.secret_name.as_ref()).map_or("", String::as_str);
+        bail!("{by} goes by the trusted root in {name}, key {}: give it as a ConfigMap of that name in --policy", source.key);
+    }
     let keyring = match (&arguments.docker_config, arguments.docker_login) {
         (Some(path), _) => docker_config(path)?,
         (None, true) => docker_config(&docker_login()?)?,
@@ -114,7 +118,7 @@ pub(super) async fn run(image: &str, arguments: &ImageArguments, format: output:
 /// Everything that wants something proven of an image of this name.
 fn wanted<'w>(world: &'w World, image: &Reference) -> Vec<(String, &'w Proof)> {
     let policies = world.rules.policies.values().filter(|policy| policy.proof.is_asked() && policy.matches_image(image.name()));
-    let mut wanted: Vec<(String, &Proof)> = policies.map(|policy| (format!("policy {}", policy.name), &policy.proof)).collect();
+    let mut wanted: Vec<(String, &Proof)> = policies.map(|policy| (format!("policy {}", policy.name), &*policy.proof)).collect();
     if let Some(registry) = world.rules.registry_of(image)
         && let Some(release) = &registry.release
     {
