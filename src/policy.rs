@@ -137,6 +137,7 @@ impl TryFrom<&api::QuarantinePolicy> for Policy {
             signatures: spec.require.signatures.as_ref(),
             sbom: spec.require.sbom.as_ref(),
             vulnerabilities: spec.require.vulnerabilities.as_ref(),
+            life: spec.require.end_of_life.as_ref(),
         });
         let mut proof = proof.map_err(Unreadable::Proof)?;
         proof.even_held = spec.require.released != Level::Deny;
@@ -315,6 +316,7 @@ fn release(spec: &api::QuarantineSpec) -> Result<Option<Proof>, ProofError> {
         signatures: release.signatures.as_ref(),
         sbom: release.sbom.as_ref(),
         vulnerabilities: release.vulnerabilities.as_ref(),
+        life: None,
     })?;
     // Criteria that ask for nothing would release everything.
     proof.even_held = true;

@@ -58,7 +58,7 @@ pub use self::{
     failure::Failure,
     pass::Pass,
     proxy::Proxies,
-    referrers::{Artifact, Layer, Referrers},
+    referrers::{Artifact, Layer, Notes, Referrer, Referrers},
 };
 use self::{
     manifest::{ACCEPT, Document, MOST_CHILDREN},

@@ -160,6 +160,15 @@ const fn medium() -> Severity {
     Severity::Medium
 }
 
+/// The image's life has not ended, by what its makers attached (`application/vnd.microsoft.artifact.lifecycle`). Nobody signs that, so it only ever refuses.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RequireLife {
+    /// How long after the end of its life an image may still start. Left out: not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace: Option<ShortDuration>,
+}
+
 /// How many findings of one severity there may be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -190,6 +199,10 @@ pub struct Evidence {
     /// There is more than was read, or than fits here: then no report counts as the latest.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub more: bool,
+    /// When the image's life ends, by what is attached to it. Nobody signs that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>")]
+    pub end_of_life: Option<Timestamp>,
     /// Why the first of what was found proves nothing, where something does not.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 256))]

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 pub const MAX_POLICY_DEBTS: usize = 20;
 
 use super::{
-    Authority, Conditions, NAME_PATTERN, NAME_PATTERNS, NAME_PATTERNS_MESSAGE, RequireSbom, RequireSignatures, RequireVulnerabilities,
-    ShortDuration,
+    Authority, Conditions, NAME_PATTERN, NAME_PATTERNS, NAME_PATTERNS_MESSAGE, RequireLife, RequireSbom, RequireSignatures,
+    RequireVulnerabilities, ShortDuration,
 };
 
 /// What a policy does with its verdict.
@@ -89,9 +89,9 @@ pub enum Revocation {
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.require) || (!has(self.require.signatures) && !has(self.require.sbom) && !has(self.require.vulnerabilities)) || (has(self.authorities) && self.authorities.size() > 0)").message("signatures, sbom and vulnerabilities need authorities: name who is trusted to sign"))]
-#[x_kube(validation = Rule::new("!has(self.require) || !has(self.require.signatures) || !has(self.require.signatures.by) || self.require.signatures.by.all(n, self.authorities.exists(a, a.name == n))").message("require.signatures.by names somebody who is not among the authorities"))]
-#[x_kube(validation = Rule::new("!has(self.require) || !has(self.require.sbom) || !has(self.require.sbom.by) || self.require.sbom.by.all(n, self.authorities.exists(a, a.name == n))").message("require.sbom.by names somebody who is not among the authorities"))]
-#[x_kube(validation = Rule::new("!has(self.require) || !has(self.require.vulnerabilities) || !has(self.require.vulnerabilities.by) || self.require.vulnerabilities.by.all(n, self.authorities.exists(a, a.name == n))").message("require.vulnerabilities.by names somebody who is not among the authorities"))]
+#[x_kube(validation = Rule::new("!has(self.require) || !has(self.require.signatures) || !has(self.require.signatures.by) || (has(self.authorities) && self.require.signatures.by.all(n, self.authorities.exists(a, a.name == n)))").message("require.signatures.by names somebody who is not among the authorities"))]
+#[x_kube(validation = Rule::new("!has(self.require) || !has(self.require.sbom) || !has(self.require.sbom.by) || (has(self.authorities) && self.require.sbom.by.all(n, self.authorities.exists(a, a.name == n)))").message("require.sbom.by names somebody who is not among the authorities"))]
+#[x_kube(validation = Rule::new("!has(self.require) || !has(self.require.vulnerabilities) || !has(self.require.vulnerabilities.by) || (has(self.authorities) && self.require.vulnerabilities.by.all(n, self.authorities.exists(a, a.name == n)))").message("require.vulnerabilities.by names somebody who is not among the authorities"))]
 pub struct QuarantinePolicySpec {
     /// Enforce refuses; Warn admits and warns; Audit admits and records.
     #[serde(default)]
@@ -182,11 +182,22 @@ pub struct Require {
     /// A signed report says which vulnerabilities the image has, and they are few and mild enough. Left out: not asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vulnerabilities: Option<RequireVulnerabilities>,
+    /// The image's life has not ended, by what its makers attached to it. Left out: not asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end_of_life: Option<RequireLife>,
 }
 
 impl Default for Require {
     fn default() -> Self {
-        Self { released: Level::Deny, unmanaged: Allowance::Deny, digest: Level::Off, signatures: None, sbom: None, vulnerabilities: None }
+        Self {
+            released: Level::Deny,
+            unmanaged: Allowance::Deny,
+            digest: Level::Off,
+            signatures: None,
+            sbom: None,
+            vulnerabilities: None,
+            end_of_life: None,
+        }
     }
 }
 

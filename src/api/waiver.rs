@@ -21,6 +21,8 @@ pub enum Requirement {
     Sbom,
     /// `require.vulnerabilities`: all of it, or the findings that are named.
     Vulnerabilities,
+    /// `require.endOfLife`.
+    EndOfLife,
 }
 
 impl Requirement {
@@ -33,6 +35,7 @@ impl Requirement {
             Self::Signatures => "Signatures",
             Self::Sbom => "SBOM",
             Self::Vulnerabilities => "Vulnerabilities",
+            Self::EndOfLife => "EndOfLife",
         }
     }
 }

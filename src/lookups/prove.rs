@@ -33,10 +33,10 @@ use crate::{
     proof::{
         Authority, NoExceptions, Proof,
         bundle::{self, MEDIA_TYPE as BUNDLE},
-        gather::{self, Checked, Found as Thing},
+        gather::{self, Checked, Found as Thing, Life},
         simple,
     },
-    registry::{Artifact, Failure, Layer, RegistryClient, TagOrDigest},
+    registry::{Artifact, Failure, Layer, Notes, Referrer, RegistryClient, TagOrDigest},
 };
 
 type Flight = BoxFuture<'static, Found<Outcome<Arc<Evidence>>>>;
@@ -54,6 +54,8 @@ const UNLISTED: usize = 1 << 20;
 /// Characters of a tag (OCI distribution 1.1, "pulling manifests").
 const LONGEST_TAG: usize = 128;
 const MISSING: &str = "the registry lists it and does not have it";
+/// What makers attach to an image about its life.
+const LIFECYCLE: &str = "application/vnd.microsoft.artifact.lifecycle";
 /// A DSSE envelope by itself.
 const ENVELOPE: &str = "application/vnd.dsse.envelope.v1+json";
 
@@ -253,8 +255,17 @@ impl Parts {
         let may_be =
             |kind: &str| kind.is_empty() || kind.starts_with(BUNDLE) || kind == ENVELOPE || kind == "application/vnd.oci.empty.v1+json";
         let mut candidates: Vec<Digest> = Vec::new();
-        for (name, kind) in referrers.entries {
-            if may_be(&kind) && !candidates.contains(&name) && candidates.len() <= MOST_CANDIDATES {
+        let mut lives: Vec<Life> = Vec::new();
+        let lived = |lives: &mut Vec<Life>, notes: Notes| {
+            lives.extend(notes.end_of_life.map(|end| Life { end, said: notes.created }));
+        };
+        for Referrer { digest: name, kind, notes } in referrers.entries {
+            let told = notes.end_of_life.is_some();
+            if kind == LIFECYCLE && told {
+                lived(&mut lives, notes);
+                continue;
+            }
+            if (may_be(&kind) || kind == LIFECYCLE) && !candidates.contains(&name) && candidates.len() <= MOST_CANDIDATES {
                 candidates.push(name);
             }
         }
@@ -282,7 +293,10 @@ impl Parts {
             .await?;
         for artifact in artifacts {
             match artifact {
-                Ok(artifact) => layers.extend(artifact.layers),
+                Ok(artifact) => {
+                    lived(&mut lives, artifact.notes);
+                    layers.extend(artifact.layers);
+                }
                 Err(why) => skipped.push(Thing::Skipped(why)),
             }
         }
@@ -301,7 +315,7 @@ impl Parts {
         let mut checked: Vec<Checked> =
             stream::iter(layers).map(|layer| self.check(context, layer, digest, authorities)).buffered(AT_ONCE).try_collect().await?;
         checked.extend(skipped.iter().map(|thing| gather::check(thing, authorities, digest)));
-        Ok(gather::conclude(checked, authorities, Timestamp::now()))
+        Ok(gather::conclude(checked, &lives, authorities, Timestamp::now()))
     }
 
     /// Fetches one thing and checks it.

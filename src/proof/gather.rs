@@ -49,6 +49,24 @@ pub enum Found {
     Skipped(String),
 }
 
+/// What the makers of an image attached about its life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Life {
+    /// When it ends: a day, or a time of RFC 3339.
+    pub end: String,
+    /// When that was said.
+    pub said: Option<String>,
+}
+
+/// The end of an image's life, by what was said last; of what was said at one time, the earliest.
+#[must_use]
+pub fn end_of_life(lives: &[Life]) -> Option<Timestamp> {
+    let day = |text: &str| text.parse::<jiff::civil::Date>().ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|day| day.timestamp());
+    let time = |text: &str| text.parse::<Timestamp>().ok().or_else(|| day(text));
+    let read = lives.iter().filter_map(|life| Some((life.said.as_deref().and_then(time), std::cmp::Reverse(time(&life.end)?))));
+    read.max().map(|(_, std::cmp::Reverse(end))| end)
+}
+
 /// What came of one thing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Checked {
@@ -117,13 +135,14 @@ fn key_of(authority: &Authority) -> Result<&PublicKey, Refusal> {
 
 /// Joins what all things prove.
 #[must_use]
-pub fn conclude(checked: Vec<Checked>, authorities: &[Arc<Authority>], now: Timestamp) -> Evidence {
+pub fn conclude(checked: Vec<Checked>, lives: &[Life], authorities: &[Arc<Authority>], now: Timestamp) -> Evidence {
     let looked_for = authorities.iter().take(MAX_LOOKED_FOR).map(|authority| authority.short.to_string()).collect();
     let more = checked.iter().any(|checked| checked.unread);
     // What keeps a report from counting is told before what is merely another's.
     let first = checked.iter().filter(|checked| checked.unread).chain(&checked).find_map(|checked| checked.unproven.as_deref());
     let unproven = clip(first.unwrap_or_default(), 256);
-    let mut evidence = Evidence { looked_at: now, looked_for, items: Vec::new(), more, unproven };
+    let end_of_life = end_of_life(lives);
+    let mut evidence = Evidence { looked_at: now, looked_for, items: Vec::new(), more, end_of_life, unproven };
     keep(&mut evidence, checked.into_iter().flat_map(|checked| checked.items).collect());
     evidence
 }

@@ -2,7 +2,7 @@
 //!
 //! Pure. That evidence could not be fetched is no matter of this module: it is asked only about what was.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use smallvec::SmallVec;
@@ -20,6 +20,8 @@ pub struct Proof {
     signatures: Option<Signatures>,
     sbom: Option<Sbom>,
     vulnerabilities: Option<Vulnerabilities>,
+    /// How long after the end of its life it may still start.
+    life: Option<Duration>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +103,8 @@ pub struct Asked<'a> {
     pub sbom: Option<&'a api::RequireSbom>,
     /// A vulnerability report.
     pub vulnerabilities: Option<&'a api::RequireVulnerabilities>,
+    /// That its life has not ended.
+    pub life: Option<&'a api::RequireLife>,
 }
 
 /// What is excepted, for one image in one namespace.
@@ -189,7 +193,8 @@ impl Proof {
             }),
             None => None,
         };
-        Ok(Self { authorities, even_held: false, signatures, sbom, vulnerabilities })
+        let life = asked.life.map(|wire| wire.grace.map_or(Duration::ZERO, api::ShortDuration::get));
+        Ok(Self { authorities, even_held: false, signatures, sbom, vulnerabilities, life })
     }
 
     /// The same with the trusted roots that are at hand.
@@ -206,6 +211,7 @@ impl Proof {
                 vex_by: bind(&wanted.vex_by),
                 rule: wanted.rule.clone(),
             }),
+            life: self.life,
         }
     }
 
@@ -223,7 +229,7 @@ impl Proof {
     /// Whether anything has to be proven.
     #[must_use]
     pub const fn is_asked(&self) -> bool {
-        self.signatures.is_some() || self.sbom.is_some() || self.vulnerabilities.is_some()
+        self.signatures.is_some() || self.sbom.is_some() || self.vulnerabilities.is_some() || self.life.is_some()
     }
 
     /// Whether a piece of evidence is of those that count.
@@ -252,6 +258,7 @@ impl Proof {
             self.signatures.as_ref().map(|_| Requirement::Signatures),
             self.sbom.as_ref().map(|_| Requirement::Sbom),
             self.vulnerabilities.as_ref().map(|_| Requirement::Vulnerabilities),
+            self.life.map(|_| Requirement::EndOfLife),
         ];
         asked.into_iter().flatten()
     }
@@ -278,9 +285,21 @@ impl Proof {
             Requirement::Signatures => self.signatures.as_ref().map_or(Ok(()), |wanted| wanted.judge(evidence)),
             Requirement::Sbom => self.sbom.as_ref().map_or(Ok(()), |wanted| wanted.judge(evidence)),
             Requirement::Vulnerabilities => self.vulnerabilities.as_ref().map_or(Ok(()), |wanted| wanted.judge(evidence, exceptions, now)),
+            Requirement::EndOfLife => self.life.map_or(Ok(()), |grace| alive(evidence, grace, now)),
             Requirement::Released | Requirement::Digest => Ok(()),
         }
     }
+}
+
+/// Whether an image still has a life, or some grace.
+fn alive(evidence: &Evidence, grace: Duration, now: Timestamp) -> Result<(), Unproven> {
+    let Some(end) = evidence.end_of_life else { return Ok(()) };
+    let over = now.as_second().saturating_sub(end.as_second());
+    if over <= i64::try_from(grace.as_secs()).unwrap_or(i64::MAX) {
+        return Ok(());
+    }
+    let why = format!("its life ended on {}, by what its makers attached to it; use a later image", end.strftime("%Y-%m-%d"));
+    Err(Unproven { requirement: Requirement::EndOfLife, why })
 }
 
 impl Signatures {

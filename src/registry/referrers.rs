@@ -34,10 +34,32 @@ const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// What refers to an image.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Referrers {
-    /// The digests and artifact types of what does.
-    pub entries: Vec<(Digest, String)>,
+    /// What does.
+    pub entries: Vec<Referrer>,
     /// There are more than are read.
     pub cut: bool,
+}
+
+/// One thing that refers to an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Referrer {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its artifact type; empty where the list does not say.
+    pub kind: String,
+    /// What the list says of the image's life.
+    pub notes: Notes,
+}
+
+/// Of what is written on a manifest this is read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Notes {
+    /// The end of an image's life.
+    #[serde(rename = "vnd.microsoft.artifact.lifecycle.end-of-life.date", default)]
+    pub end_of_life: Option<String>,
+    /// When the manifest was made.
+    #[serde(rename = "org.opencontainers.image.created", default)]
+    pub created: Option<String>,
 }
 
 /// A manifest that is no image: what is attached to one.
@@ -47,6 +69,8 @@ pub struct Artifact {
     pub layers: Vec<Layer>,
     /// There are more than are read.
     pub cut: bool,
+    /// What is written on it.
+    pub notes: Notes,
 }
 
 /// A layer of an artifact.
@@ -74,12 +98,16 @@ struct WireEntry {
     digest: String,
     #[serde(default)]
     artifact_type: Option<String>,
+    #[serde(default)]
+    annotations: Option<Notes>,
 }
 
 #[derive(Deserialize)]
 struct WireArtifact {
     #[serde(default, deserialize_with = "null_is_none")]
     layers: Vec<WireLayer>,
+    #[serde(default)]
+    annotations: Option<Notes>,
 }
 
 #[derive(Deserialize)]
@@ -212,7 +240,10 @@ impl Referrers {
                 return Ok(());
             }
             match digest(&entry.digest) {
-                Ok(digest) => self.entries.push((digest, entry.artifact_type.unwrap_or_default())),
+                Ok(digest) => {
+                    let (kind, notes) = (entry.artifact_type.unwrap_or_default(), entry.annotations.unwrap_or_default());
+                    self.entries.push(Referrer { digest, kind, notes });
+                }
                 // Somebody attached what nobody can fetch.
                 Err(_) => self.cut = true,
             }
@@ -275,7 +306,8 @@ fn artifact(bytes: &[u8]) -> Result<Artifact, Failure> {
         let digest = digest(&layer.digest)?;
         Ok(Layer { media_type: layer.media_type, digest, size: layer.size, signature: layer.annotations.and_then(|all| all.signature) })
     };
-    Ok(Artifact { layers: wire.layers.into_iter().skip(older).map(layer).collect::<Result<_, Failure>>()?, cut })
+    let notes = wire.annotations.unwrap_or_default();
+    Ok(Artifact { layers: wire.layers.into_iter().skip(older).map(layer).collect::<Result<_, Failure>>()?, cut, notes })
 }
 
 fn digest(text: &str) -> Result<Digest, Failure> {

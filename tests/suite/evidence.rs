@@ -307,3 +307,31 @@ async fn an_identity_is_trusted_by_the_trusted_root_that_is_named() {
     keyless(json!({ "subjectPattern": "*@example.com" }));
     world.ask(&image).await.admits("Registry");
 }
+
+/// Nobody signs it, so it only ever refuses.
+#[tokio::test(start_paused = true)]
+async fn an_image_whose_life_has_ended_does_not_start() {
+    let (registry, world, digest, image) = scene(json!({ "endOfLife": {} })).await;
+    let later = async || tokio::time::sleep(Duration::from_secs(6)).await;
+    let live = |end: &str, made: &str| {
+        let annotations = json!({
+            "vnd.microsoft.artifact.lifecycle.end-of-life.date": end, "org.opencontainers.image.created": made,
+        });
+        let manifest = json!({ "schemaVersion": 2, "mediaType": OCI_MANIFEST, "layers": null, "annotations": annotations });
+        let artifact = registry.push(REPOSITORY, None, OCI_MANIFEST, manifest.to_string());
+        registry.refer(REPOSITORY, &digest, &artifact, "application/vnd.microsoft.artifact.lifecycle");
+    };
+    world.ask(&image).await.admits("Registry");
+    live("2020-06-30", "2020-01-01T00:00:00Z");
+    later().await;
+    world.ask(&image).await.refuses("its life ended on 2020-06-30, by what its makers attached to it; use a later image");
+    live("2999-01-01T00:00:00Z", "2021-01-01T00:00:00Z");
+    later().await;
+    world.ask(&image).await.admits("Registry");
+    live("2021-06-30", "2022-01-01T00:00:00Z");
+    later().await;
+    world.ask(&image).await.refuses("its life ended on 2021-06-30");
+    ask(&world, &json!({ "endOfLife": { "grace": "36500d" } }));
+    later().await;
+    world.ask(&image).await.admits("Registry");
+}
