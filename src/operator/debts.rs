@@ -60,9 +60,10 @@ async fn go_through(term: Term, answers: Arc<Answers>, wanted: watch::Sender<Arc
         tokio::time::sleep(AGAIN).await;
     };
     let mut book = Book::open(written.registries.values());
+    let mut news = true;
     loop {
         pods.mark_unchanged();
-        let mut news = rules.has_changed().unwrap_or_default();
+        news |= rules.has_changed().unwrap_or_default();
         rules.mark_unchanged();
         images.mark_unchanged();
         learnt.mark_unchanged();
@@ -83,7 +84,7 @@ async fn go_through(term: Term, answers: Arc<Answers>, wanted: watch::Sender<Arc
         if news {
             written.at = begun;
             match statuses::write_all(&term, &survey.policies).await {
-                Ok(()) => written.policies = Some(survey.policies),
+                Ok(()) => (written.policies, news) = (Some(survey.policies), false),
                 Err(error) => {
                     tracing::warn!(error, "statuses were not written; trying again");
                     failed = true;
@@ -99,7 +100,8 @@ async fn go_through(term: Term, answers: Arc<Answers>, wanted: watch::Sender<Arc
         }
         tokio::select! {
             _ = pods.changed() => {}
-            _ = rules.changed() => {}
+            // To wait for a change is to have seen it.
+            _ = rules.changed() => news = true,
             _ = images.changed() => {}
             _ = learnt.changed() => {}
             () = tokio::time::sleep(if failed { AGAIN } else { EVERY }) => {}

@@ -15,7 +15,7 @@ use crate::{
     api::{
         self, Conditions, Debts, QuarantinePolicy, QuarantinePolicyStatus, Registry, RegistryDebts, RegistryStatus, Waiver, WaiverStatus,
     },
-    index::Kind,
+    policy::{self, Policy, RegistryEntry, Unreadable},
     writer::{FIELD_MANAGER, apply_status, bounded},
 };
 
@@ -63,19 +63,17 @@ pub(super) async fn write_debts(
 /// `debts` by policy.
 pub(super) async fn write_all(term: &Term, debts: &BTreeMap<Arc<str>, Debts>) -> Result<(), String> {
     let client = term.operator.client.clone();
-    let (unreadable, rules) = {
-        let index = term.operator.index.read();
-        (index.unreadable().clone(), index.rules())
-    };
+    let rules = term.operator.index.read().rules();
     let now = Timestamp::now();
-    let why = |kind: Kind, name: &str| unreadable.get(&(kind, name.to_owned())).map(ToString::to_string);
+    // By the object at hand: the index may hold an earlier form of it than the generation that the status speaks of.
+    let no = |error: Unreadable| error.to_string();
 
     let policies = Api::<QuarantinePolicy>::all(client.clone());
     for object in readable::<QuarantinePolicy>(&client).await? {
         let name = object.name_any();
         let old = object.status.clone().unwrap_or_default();
         let mut new = QuarantinePolicyStatus { observed_generation: object.metadata.generation, ..old.clone() };
-        ready(&mut new.conditions, "Ready", why(Kind::Policy, &name).as_deref(), object.metadata.generation, now);
+        ready(&mut new.conditions, "Ready", Policy::try_from(&object).err().map(no).as_deref(), object.metadata.generation, now);
         new.debts = debts.get(name.as_str()).cloned().unwrap_or_default();
         if new != old {
             write(term, &policies, &name, json!(new)).await?;
@@ -88,7 +86,13 @@ pub(super) async fn write_all(term: &Term, debts: &BTreeMap<Arc<str>, Debts>) ->
         let old = object.status.clone().unwrap_or_default();
         let mut new = WaiverStatus { observed_generation: object.metadata.generation, ..old.clone() };
         let ended = (object.spec.expires <= now).then(|| format!("it expired at {}", object.spec.expires));
-        ready(&mut new.conditions, "Active", why(Kind::Waiver, &name).or(ended).as_deref(), object.metadata.generation, now);
+        ready(
+            &mut new.conditions,
+            "Active",
+            policy::Waiver::try_from(&object).err().map(no).or(ended).as_deref(),
+            object.metadata.generation,
+            now,
+        );
         if new != old {
             write(term, &waivers, &name, json!(new)).await?;
         }
@@ -98,7 +102,8 @@ pub(super) async fn write_all(term: &Term, debts: &BTreeMap<Arc<str>, Debts>) ->
     for object in readable::<Registry>(&client).await? {
         let name = object.name_any();
         // Where there is a readable form the passes go on, and they write the status.
-        let Some(why) = why(Kind::Registry, &name).filter(|_| !rules.registries.contains_key(&name)) else { continue };
+        let unreadable = RegistryEntry::try_from(&object).err().map(no);
+        let Some(why) = unreadable.filter(|_| !rules.registries.contains_key(&name)) else { continue };
         let old = object.status.clone().unwrap_or_default();
         let mut new = RegistryStatus { observed_generation: object.metadata.generation, ..old.clone() };
         ready(&mut new.conditions, "Ready", Some(&why), object.metadata.generation, now);
