@@ -294,6 +294,11 @@ fn url_of(endpoint: &Endpoint, path: &str) -> Result<Url, Failure> {
 }
 
 fn manifest_url(endpoint: &Endpoint, repository: &str, reference: TagOrDigest<'_>) -> Result<Url, Failure> {
+    url_in(endpoint, repository, "manifests", reference)
+}
+
+/// Of a repository, its `manifests`, `blobs` or `referrers`.
+fn url_in(endpoint: &Endpoint, repository: &str, place: &str, reference: TagOrDigest<'_>) -> Result<Url, Failure> {
     // References are read elsewhere and hold nothing else; were one to, it must not become another path.
     let plain = |text: &str, also: &[u8]| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || also.contains(&byte));
     let reference = match reference {
@@ -304,7 +309,7 @@ fn manifest_url(endpoint: &Endpoint, repository: &str, reference: TagOrDigest<'_
     if !repository.split('/').all(|part| plain(part, b"._-") && !part.starts_with('.')) {
         return Err(Failure::Misbehaved("the repository of a request is not one".to_owned()));
     }
-    url_of(endpoint, &format!("/v2/{repository}/manifests/{reference}"))
+    url_of(endpoint, &format!("/v2/{repository}/{place}/{reference}"))
 }
 
 async fn resolve(question: &Question<'_>, url: Url, reference: TagOrDigest<'_>) -> Result<Digest, Failure> {

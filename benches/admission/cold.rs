@@ -32,7 +32,7 @@ use serde_json::Value;
 use crate::{
     cluster::{self, ACCOUNT, NAMESPACE},
     figures::{Figures, count, median, milliseconds, quantile},
-    load::{Crowd, Protocol},
+    load::{Connections, Protocol},
     registry::{Manner, Registry},
     stack::{self, Identity, Replica, Threads},
     world::{self, Template},
@@ -53,8 +53,6 @@ pub const FIGURES: [&str; 9] = [
 
 /// Reviews of a burst.
 const BURST: usize = 1_000;
-/// Threads that ask, at each replica. With two of them on two cores they keep the program from answering.
-const ASKING: usize = 1;
 /// Bursts at one number of replicas, each of another image, each after a review alone.
 const ROUNDS: usize = 5;
 /// How far the registry is away.
@@ -135,9 +133,9 @@ async fn bursts(serving: &Threads, registry: &Registry, replicas: usize, templat
         let kubeconfig = cluster::lab().await.kubeconfig_of(NAMESPACE, ACCOUNT).await;
         running.push(serving.run(replica(identity.clone(), registry.address(), kubeconfig)).await);
     }
-    let mut crowds = Vec::new();
+    let mut connections = Vec::new();
     for replica in &running {
-        crowds.push(Crowd::open(&replica.target, Protocol::Http1, BURST.div_ceil(replicas), ASKING).await);
+        connections.push(Connections::open(&replica.target, Protocol::Http1, BURST.div_ceil(replicas)).await);
     }
     let settled = async || {
         tokio::time::sleep(AFTERMATH).await;
@@ -149,23 +147,20 @@ async fn bursts(serving: &Threads, registry: &Registry, replicas: usize, templat
     for round in 0..=ROUNDS {
         let before = registry.requests();
         let image = world::unknown(0, &format!("single-{replicas}"), round);
-        let (took, _) = crowds[0].ask(vec![(path(30), templates[0].of(&image))]).await.remove(0);
+        let (took, _) = connections[0].ask_on(0, &path(30), templates[0].of(&image)).await;
         let single = settled().await - before;
 
         let image = world::unknown(0, &format!("burst-{replicas}"), round);
         let bodies: Vec<Bytes> = templates.iter().map(|template| template.of(&image)).collect();
         let before = registry.requests();
-        let mut shares: Vec<(Vec<u32>, Vec<_>)> = running.iter().map(|_| Default::default()).collect();
-        for (number, body) in bodies.into_iter().enumerate() {
-            let (patience, share) = (PATIENCE[number % PATIENCE.len()], &mut shares[number % replicas]);
-            share.0.push(patience);
-            share.1.push((path(patience), body));
-        }
-        let asks = crowds.iter().zip(shares).map(async |(crowd, (patience, reviews))| {
-            let answers = patience.into_iter().zip(crowd.ask(reviews).await);
-            answers.map(|(patience, (took, answer))| Answer { patience: Duration::from_secs(patience.into()), took, said: said(&answer) })
+        let asks = bodies.into_iter().enumerate().map(|(number, body)| {
+            let (connections, patience) = (&connections[number % replicas], PATIENCE[number % PATIENCE.len()]);
+            async move {
+                let (took, answer) = connections.ask_on(number / replicas, &path(patience), body).await;
+                Answer { patience: Duration::from_secs(patience.into()), took, said: said(&answer) }
+            }
         });
-        let burst = futures::future::join_all(asks).await.into_iter().flatten().collect();
+        let burst = futures::future::join_all(asks).await;
         let upstream = settled().await - before;
         if round > 0 {
             found.singles.push(took);

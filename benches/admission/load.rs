@@ -8,11 +8,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls_pki_types::ServerName;
-use tokio::{
-    net::TcpStream,
-    sync::{mpsc, oneshot},
-    time::Instant,
-};
+use tokio::{net::TcpStream, time::Instant};
 use tokio_rustls::TlsConnector;
 
 use crate::{
@@ -181,59 +177,6 @@ impl Connections {
             cpu: on_core / done.max(1),
             busy: on_core.as_secs_f64() / took.as_secs_f64(),
         }
-    }
-}
-
-/// Connections on threads of their own, so that a burst is not read more slowly than it is answered.
-pub struct Crowd {
-    threads: Vec<mpsc::UnboundedSender<Job>>,
-}
-
-/// Reviews with their paths, and where to bring the answers.
-type Job = (Vec<(String, Bytes)>, oneshot::Sender<Vec<(Duration, Bytes)>>);
-
-impl Crowd {
-    /// Opens a connection for each of so many reviews at once, divided among so many threads.
-    pub async fn open(target: &Target, protocol: Protocol, reviews: usize, threads: usize) -> Self {
-        let mut crowd = Self { threads: Vec::new() };
-        for _ in 0..threads {
-            let (jobs, mut taken) = mpsc::unbounded_channel::<Job>();
-            let (opened, open) = oneshot::channel();
-            let target = target.clone();
-            std::thread::spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-                tokio::task::LocalSet::new().block_on(&runtime, async move {
-                    let connections = Connections::open(&target, protocol, reviews.div_ceil(threads)).await;
-                    opened.send(()).unwrap();
-                    while let Some((reviews, answers)) = taken.recv().await {
-                        let connections = &connections;
-                        let asks = reviews.into_iter().enumerate();
-                        let asks = asks.map(async |(number, (path, body))| connections.ask_on(number, &path, body).await);
-                        answers.send(futures::future::join_all(asks).await).unwrap();
-                    }
-                });
-            });
-            open.await.unwrap();
-            crowd.threads.push(jobs);
-        }
-        crowd
-    }
-
-    /// Sends reviews at once, each on a connection of its own. How long each answer took, in the order of the reviews.
-    pub async fn ask(&self, reviews: Vec<(String, Bytes)>) -> Vec<(Duration, Bytes)> {
-        let count = reviews.len();
-        let mut shares: Vec<Vec<(String, Bytes)>> = self.threads.iter().map(|_| Vec::new()).collect();
-        for (number, review) in reviews.into_iter().enumerate() {
-            shares[number % self.threads.len()].push(review);
-        }
-        let asks = self.threads.iter().zip(shares).map(async |(thread, share)| {
-            let (answers, answered) = oneshot::channel();
-            assert!(thread.send((share, answers)).is_ok(), "the thread is there");
-            answered.await.unwrap()
-        });
-        let mut shares: Vec<_> = futures::future::join_all(asks).await.into_iter().map(Vec::into_iter).collect();
-        let threads = shares.len();
-        (0..count).map(|number| shares[number % threads].next().unwrap()).collect()
     }
 }
 

@@ -3,7 +3,11 @@
 //! Only an image that is in quarantine because it is new is let go. What a person has decided stays as it is, and so does what was found
 //! unfit. What is still missing is written on the ImageStatus, so that whoever waits can read it.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
@@ -71,7 +75,8 @@ pub(super) async fn look(term: &Term, entry: &Arc<RegistryEntry>, access: &Acces
         let found = index.images().filter(|(subject, known)| bears(known) && ours(subject));
         found.map(|(subject, known)| (subject.clone(), known.clone())).collect()
     };
-    due.0.retain(|subject, _| all.iter().any(|(held, _)| held == subject));
+    let there: HashSet<&Subject> = all.iter().map(|(subject, _)| subject).collect();
+    due.0.retain(|subject, _| there.contains(subject));
     all.retain(|(subject, _)| due.is_due(subject, now));
     // Those that wait first, and of each the longest unseen.
     all.sort_by_cached_key(|(subject, known)| (!waits(entry, known), due.0.get(subject).map(|look| look.next)));

@@ -187,14 +187,13 @@ impl PublicKey {
     #[must_use]
     pub fn verifies_digest(&self, sha256: &[u8; 32], signature: &[u8]) -> Option<bool> {
         let digest = digest::Digest::import_less_safe(sha256, &digest::SHA256).ok()?;
-        let verifies = |algorithm: &'static dyn VerificationAlgorithm| {
-            UnparsedPublicKey::new(algorithm, &self.bytes).verify_digest(&digest, signature).is_ok()
-        };
+        let by_sha256 = self.kind.algorithms().iter().filter(|(_, hash)| *hash == Some(Hash::Sha256));
+        let verifies = |algorithm| UnparsedPublicKey::new(algorithm, &self.bytes).verify_digest(&digest, signature).is_ok();
+        let verified = by_sha256.map(|(algorithm, _)| *algorithm).any(verifies);
         match self.kind {
-            Kind::P256 => Some(verifies(&signature::ECDSA_P256_SHA256_ASN1)),
-            Kind::P384 => verifies(&signature::ECDSA_P384_SHA256_ASN1).then_some(true),
-            Kind::Rsa => Some(verifies(&signature::RSA_PKCS1_2048_8192_SHA256) || verifies(&signature::RSA_PSS_2048_8192_SHA256)),
-            Kind::Ed25519 => None,
+            _ if verified => Some(true),
+            Kind::P256 | Kind::Rsa => Some(false),
+            Kind::P384 | Kind::Ed25519 => None,
         }
     }
 }

@@ -8,8 +8,6 @@ use crate::image::Digest;
 
 /// The media type of a layer that is one.
 pub const MEDIA_TYPE: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
-/// The annotation with the signature, in base64.
-pub const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
 /// The most bytes of a payload; cosign's have about 250.
 pub const MAX_BYTES: usize = 64 << 10;
 

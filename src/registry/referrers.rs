@@ -16,7 +16,7 @@ use super::{
     manifest_url, pull,
     question::{Ask, Question},
     transport::MOST_BYTES,
-    url_of,
+    url_in, url_of,
 };
 use crate::image::Digest;
 
@@ -170,9 +170,7 @@ impl RegistryClient {
         digest: &Digest,
         limit: usize,
     ) -> Result<Option<Bytes>, Failure> {
-        // The repository is held to its form there.
-        let manifests = manifest_url(endpoint, repository, TagOrDigest::Digest(digest))?;
-        let url = url_of(endpoint, &manifests.path().replacen("/manifests/", "/blobs/", 1))?;
+        let url = url_in(endpoint, repository, "blobs", TagOrDigest::Digest(digest))?;
         let ask = Ask { method: Method::GET, url, accept: "*/*", body: None, limit };
         self.ask(endpoint, credentials, &[pull(repository)], async |question| {
             let answer = question.answer(&ask).await?;
@@ -187,17 +185,14 @@ impl RegistryClient {
 }
 
 async fn referrers(question: &Question<'_>, repository: &str, digest: &Digest) -> Result<Referrers, Failure> {
-    let manifests = manifest_url(question.endpoint, repository, TagOrDigest::Digest(digest))?;
-    let path = manifests.path().replacen("/manifests/", "/referrers/", 1);
     let mut found = Referrers::default();
-    let mut next = Some(path);
+    let mut next = Some(url_in(question.endpoint, repository, "referrers", TagOrDigest::Digest(digest))?);
     for page in 0.. {
-        let Some(path) = next.take() else { break };
+        let Some(url) = next.take() else { break };
         if page >= MOST_PAGES {
             found.cut = true;
             break;
         }
-        let url = url_of(question.endpoint, &path)?;
         let ask = Ask { method: Method::GET, url, accept: ACCEPT, body: None, limit: MOST_BYTES };
         let answer = question.answer(&ask).await?;
         let is_index = answer.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(|kind| kind.starts_with(INDEX));
@@ -220,7 +215,7 @@ async fn referrers(question: &Question<'_>, repository: &str, digest: &Digest) -
             break;
         }
         match next_page(&answer.headers, &ask) {
-            Next::Page(path) => next = Some(path),
+            Next::Page(path) => next = Some(url_of(question.endpoint, &path)?),
             Next::None => {}
             Next::Elsewhere => found.cut = true,
         }
