@@ -85,12 +85,7 @@ async fn what_is_revoked_while_nothing_uses_it_is_refused_when_it_is_asked_for_a
     assert!(refused.stderr.contains("Only the registry's quarantine processor can release it"), "{refused}");
     acr.pass(&digest);
     state(lab, &digest, State::Released).await;
-    // Each replica hears of it by a watch of its own.
-    eventually(MOMENT, "the tag is admitted", async || {
-        let output = story::run(lab, &namespace, "p", &tagged).await;
-        if output.status.success() { Ok(()) } else { Err(output) }
-    })
-    .await;
+    story::admitted(lab, &namespace, "p", &tagged).await;
 
     // Nothing names its digest by now; the collector writes so after half an hour.
     let object = story::image_status(lab, &digest).await.unwrap();

@@ -63,9 +63,7 @@ async fn attach(registry: &Registry, digest: &str, bundles: &[&str]) {
 }
 
 async fn status_of(lab: &Lab, registry: &Registry, digest: &str) -> Option<ImageStatus> {
-    let subject = format!("{}/{REPOSITORY}@{digest}", registry.host());
-    let all = kube::Api::<ImageStatus>::all(lab.client().await).list(&kube::api::ListParams::default()).await.unwrap();
-    all.into_iter().find(|object| object.spec.subject == subject)
+    story::image_status(lab, &registry.pinned(REPOSITORY, digest)).await
 }
 
 /// Waits until what the image waits for is this.
@@ -116,11 +114,7 @@ async fn an_image_is_released_by_its_proof_and_each_missing_step_keeps_it() {
     refused("it has no SBOM signed by build").await;
 
     attach(&registry, &digest, &["key-ecdsa-p256", "cyclonedx", "vuln-clean"]).await;
-    eventually(MOMENT, "it is released", async || {
-        let output = story::run(lab, &namespace, "p", &image).await;
-        if output.status.success() { Ok(()) } else { Err(output) }
-    })
-    .await;
+    story::admitted(lab, &namespace, "p", &image).await;
     let object = status_of(lab, &registry, &digest).await.unwrap();
     let status = object.status.clone().unwrap();
     let last = status.history.last().unwrap();
@@ -189,11 +183,7 @@ async fn a_policy_asks_for_signatures_and_the_evidence_is_shared_by_replicas() {
         "{refused}"
     );
     attach(&registry, &digest, &["key-ecdsa-p256"]).await;
-    eventually(MOMENT, "it is admitted", async || {
-        let output = story::run(lab, &namespace, "p", &image).await;
-        if output.status.success() { Ok(()) } else { Err(output) }
-    })
-    .await;
+    story::admitted(lab, &namespace, "p", &image).await;
     let evidence = status_of(lab, &registry, &digest).await.and_then(|object| object.status).and_then(|status| status.evidence).unwrap();
     assert_eq!(evidence.items.len(), 1, "{evidence:?}");
     // Whoever signs and is not asked for by the policy, or is asked for and did not sign: the object says who did.
@@ -221,11 +211,7 @@ async fn a_policy_asks_for_signatures_and_the_evidence_is_shared_by_replicas() {
     attach(&registry, &digest, &["keyless"]).await;
     let root = format!("--from-file=trusted_root.json={}/tests/fixtures/proof/keyless.trusted_root.json", env!("CARGO_MANIFEST_DIR"));
     lab.kubectl(&["create", "configmap", "sigstore-root", "-n", NAMESPACE, &root]).await.ok();
-    eventually(MOMENT, "the identity is trusted", async || {
-        let output = story::run(lab, &namespace, "r", &image).await;
-        if output.status.success() { Ok(()) } else { Err(output) }
-    })
-    .await;
+    story::admitted(lab, &namespace, "r", &image).await;
     let status = status_of(lab, &registry, &digest).await.and_then(|object| object.status).unwrap();
     let signed = status.evidence.unwrap().items.into_iter().find(|item| item.subject == "builder@example.com");
     assert_eq!(signed.map(|item| item.issuer).as_deref(), Some("https://issuer.example"));

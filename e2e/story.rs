@@ -68,7 +68,16 @@ pub async fn run(lab: &Lab, namespace: &str, name: &str, image: &str) -> Output 
     lab.kubectl(&["run", name, "--image", image, "-n", namespace]).await
 }
 
-/// The one ImageStatus of a digest.
+/// The same until it is admitted: each replica hears of what changed by a watch of its own.
+pub async fn admitted(lab: &Lab, namespace: &str, name: &str, image: &str) {
+    eventually(MOMENT, "it is admitted", async || {
+        let output = run(lab, namespace, name, image).await;
+        if output.status.success() { Ok(()) } else { Err(output) }
+    })
+    .await;
+}
+
+/// The one ImageStatus of a digest, or of a subject.
 pub async fn image_status(lab: &Lab, digest: &str) -> Option<ImageStatus> {
     let all = Api::<ImageStatus>::all(lab.client().await).list(&kube::api::ListParams::default()).await.unwrap();
     let mut found = all.into_iter().filter(|object| object.spec.subject.ends_with(digest));

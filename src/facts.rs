@@ -118,6 +118,16 @@ impl Block {
     }
 }
 
+/// Seconds by which the clocks of two machines may differ.
+pub const CLOCKS_DIFFER: i64 = 300;
+
+/// Whether something was seen no longer ago than so many seconds. What lies in the future by more than clocks differ says nothing about its
+/// age.
+#[must_use]
+pub fn is_within(seen: Timestamp, seconds: u64, now: Timestamp) -> bool {
+    (-CLOCKS_DIFFER..=i64::try_from(seconds).unwrap_or(i64::MAX)).contains(&now.duration_since(seen).as_secs())
+}
+
 /// Why a registry did not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OutageKind {

@@ -31,7 +31,7 @@ use self::{
     keys::{JudgeKey, ResolveKey, place},
 };
 use crate::{
-    api::{Evidence, Provider},
+    api::Provider,
     facts::{Busy, BusyCause, Facts, Manifest, Outcome},
     flights::{Bounds, NotYet, Ticket},
     image::{Digest, Reference, Subject},
@@ -160,25 +160,6 @@ impl Lookups {
             _ => self.evidence_at_hand(&subject, asker),
         };
         sight(Some(subject), outcome, last, Source::Asked, true, evidence)
-    }
-
-    /// What is refused anyway is not asked about what is signed.
-    async fn prove_unless_held(
-        &self,
-        subject: &Subject,
-        registry: Option<&Arc<RegistryEntry>>,
-        asker: &Asker<'_>,
-        facts: &Facts,
-    ) -> Option<Outcome<Arc<Evidence>>> {
-        let refused = facts.state.is_bad() && !asker.processor && asker.proofs.iter().all(|proof| !proof.even_held);
-        if refused { self.evidence_at_hand(subject, asker) } else { self.prove(subject, registry, asker, Class::Admission).await }
-    }
-
-    /// What is written of evidence, at any age, where it speaks of everybody who is asked for.
-    fn evidence_at_hand(&self, subject: &Subject, asker: &Asker<'_>) -> Option<Outcome<Arc<Evidence>>> {
-        let known = self.parts.index.read().image(subject).filter(|_| !asker.proofs.is_empty())?;
-        let evidence = known.evidence.clone().filter(|held| asker.proofs.iter().all(|proof| proof.is_covered_by(held)))?;
-        Some(Outcome::Found(evidence))
     }
 
     /// The same digest under another name at the same Registry, if it is known to be bad there: what is the same may be called by another host,

@@ -20,8 +20,8 @@ pub use self::proven::{Proven, outcome_why};
 use self::proven::{is_proven, with_proof};
 use crate::{
     api::{Allowance, Evidence, Level, Mode, Requirement, State},
-    facts::{Block, Busy, BusyCause, Facts, Manifest, Outage, Outcome},
-    image::{Reference, Subject},
+    facts::{Block, Busy, BusyCause, Facts, Manifest, Outage, Outcome, is_within},
+    image::{Digest, Reference, Subject},
     policy::{Policy, Waiver},
     proof::Unproven,
 };
@@ -207,10 +207,15 @@ pub struct Case<'p, 'a> {
 }
 
 impl Case<'_, '_> {
-    fn waived(&self, requirement: Requirement, sight: Option<&Sight>) -> bool {
+    /// The digest by which waivers speak of the image.
+    fn digest<'s>(&'s self, sight: Option<&'s Sight>) -> Option<&'s Digest> {
         // What a tag stood for once is waived no more when it may stand for another image by now.
         let subject = sight.filter(|sight| sight.certain).and_then(|sight| sight.subject.as_ref());
-        let digest = self.image.digest().or_else(|| subject.map(Subject::digest));
+        self.image.digest().or_else(|| subject.map(Subject::digest))
+    }
+
+    fn waived(&self, requirement: Requirement, sight: Option<&Sight>) -> bool {
+        let digest = self.digest(sight);
         self.waivers.iter().any(|waiver| waiver.waives(requirement, self.namespace, self.image.name(), digest, self.now))
     }
 }
@@ -421,8 +426,6 @@ pub fn settle(case: &Case<'_, '_>, sight: &Sight, verdict: Verdict) -> Settled {
     }
 }
 
-/// Seconds by which the clocks of two replicas may differ.
-const CLOCKS_DIFFER: i64 = 300;
 /// After how long it is worth asking again about what nobody knows.
 const RETRY_UNKNOWN: Duration = Duration::from_secs(5);
 
@@ -434,10 +437,8 @@ fn was_good(case: &Case<'_, '_>, sight: &Sight) -> bool {
         State::Unmanaged => case.policy.require.unmanaged == Allowance::Allow,
         State::Quarantined | State::Failed | State::Pending => false,
     };
-    let age = case.now.duration_since(*seen).as_secs();
     let bound = case.policy.when_unknown.last_known_good_for.as_secs();
-    // One that lies in the future by more than clocks differ says nothing about its age.
-    good && bound > 0 && (-CLOCKS_DIFFER..=i64::try_from(bound).unwrap_or(i64::MAX)).contains(&age)
+    good && bound > 0 && is_within(*seen, bound, case.now)
 }
 
 /// What one policy says of one image, in its mode.

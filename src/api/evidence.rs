@@ -1,5 +1,7 @@
 //! Who is trusted to sign, what has to be signed, and what was found signed.
 
+use std::fmt;
+
 use jiff::Timestamp;
 use kube::KubeSchema;
 use schemars::JsonSchema;
@@ -109,6 +111,23 @@ pub enum SbomFormat {
     Spdx,
     /// CycloneDX 1.
     CycloneDX,
+}
+
+impl SbomFormat {
+    /// The name for people.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Spdx => "SPDX",
+            Self::CycloneDX => "CycloneDX",
+        }
+    }
+}
+
+impl fmt::Display for SbomFormat {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.pad(self.as_str())
+    }
 }
 
 /// The image has a bill of materials (SBOM) in a signed attestation.

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     api::{Evidence, MAX_LOOKED_FOR},
-    facts::{Busy, BusyCause, Outcome},
+    facts::{Busy, BusyCause, Facts, Outcome, is_within},
     flights::Found,
     image::{Digest, Subject},
     index::{BAD_IS_FRESH, Known, Rules},
@@ -33,7 +33,7 @@ use crate::{
     proof::{
         Authority, NoExceptions, Proof,
         bundle::{self, MEDIA_TYPE as BUNDLE},
-        gather::{self, Checked, Found as Thing, Life},
+        gather::{self, Checked, Form, Found as Thing, Life},
         simple,
     },
     registry::{Artifact, Failure, Layer, Notes, Referrer, RegistryClient, TagOrDigest},
@@ -47,8 +47,6 @@ const MOST_CANDIDATES: usize = 64;
 const MOST_THINGS: usize = 128;
 /// Requests for one image at once.
 const AT_ONCE: usize = 4;
-/// Seconds by which the clocks of two replicas may differ.
-const CLOCKS_DIFFER: i64 = 300;
 /// Bytes of one thing at a host without a Registry object, which its author may own.
 const UNLISTED: usize = 1 << 20;
 /// Characters of a tag (OCI distribution 1.1, "pulling manifests").
@@ -62,9 +60,7 @@ const ENVELOPE: &str = "application/vnd.dsse.envelope.v1+json";
 /// Whether evidence is enough to judge by: it proves what is asked, or somebody looked a moment ago.
 fn suffices(evidence: &Evidence, proofs: &[&Proof]) -> bool {
     let now = Timestamp::now();
-    // One that lies in the future by more than clocks differ says nothing about its age.
-    let young =
-        (-CLOCKS_DIFFER..=i64::try_from(BAD_IS_FRESH).unwrap_or(i64::MAX)).contains(&now.duration_since(evidence.looked_at).as_secs());
+    let young = is_within(evidence.looked_at, BAD_IS_FRESH, now);
     proofs.iter().all(|proof| proof.is_covered_by(evidence) && (young || proof.judge(evidence, &NoExceptions, now).is_ok()))
 }
 
@@ -98,6 +94,25 @@ fn authorities(proofs: &[&Proof], rules: &Rules, subject: &Subject) -> Vec<Arc<A
 }
 
 impl Lookups {
+    /// What is refused anyway is not asked about what is signed.
+    pub(super) async fn prove_unless_held(
+        &self,
+        subject: &Subject,
+        registry: Option<&Arc<RegistryEntry>>,
+        asker: &Asker<'_>,
+        facts: &Facts,
+    ) -> Option<Outcome<Arc<Evidence>>> {
+        let refused = facts.state.is_bad() && !asker.processor && asker.proofs.iter().all(|proof| !proof.even_held);
+        if refused { self.evidence_at_hand(subject, asker) } else { self.prove(subject, registry, asker, Class::Admission).await }
+    }
+
+    /// What is written of evidence, at any age, where it speaks of everybody who is asked for.
+    pub(super) fn evidence_at_hand(&self, subject: &Subject, asker: &Asker<'_>) -> Option<Outcome<Arc<Evidence>>> {
+        let known = self.parts.index.read().image(subject).filter(|_| !asker.proofs.is_empty())?;
+        let evidence = known.evidence.clone().filter(|held| asker.proofs.iter().all(|proof| proof.is_covered_by(held)))?;
+        Some(Outcome::Found(evidence))
+    }
+
     /// What is signed about an image. None where nothing is asked.
     pub async fn prove(
         &self,
@@ -243,11 +258,11 @@ impl Parts {
         };
         let list = self.ask_for(context, async |client| client.referrers(endpoint, credentials, repository, digest).await);
         let (referrers, signatures, attestations) = futures::try_join!(list, by_tag("sig"), by_tag("att"))?;
-        let mut skipped: Vec<Thing> = Vec::new();
+        let mut checked: Vec<Checked> = Vec::new();
         let mut layers: Vec<Layer> = Vec::new();
         for artifact in [signatures, attestations].into_iter().flatten() {
             if artifact.cut {
-                skipped.push(Thing::Skipped("it has more signatures under one tag than are read".to_owned()));
+                checked.push(Checked::unread("it has more signatures under one tag than are read".to_owned()));
             }
             layers.extend(artifact.layers);
         }
@@ -271,7 +286,7 @@ impl Parts {
         }
         if referrers.cut || candidates.len() > MOST_CANDIDATES {
             candidates.truncate(MOST_CANDIDATES);
-            skipped.push(Thing::Skipped(format!(
+            checked.push(Checked::unread(format!(
                 "more than {MOST_CANDIDATES} things that may be signatures refer to it; no more are looked at"
             )));
         }
@@ -297,12 +312,12 @@ impl Parts {
                     lived(&mut lives, artifact.notes);
                     layers.extend(artifact.layers);
                 }
-                Err(why) => skipped.push(Thing::Skipped(why)),
+                Err(why) => checked.push(Checked::unread(why)),
             }
         }
         layers
             .retain(|layer| layer.media_type.starts_with(BUNDLE) || layer.media_type == ENVELOPE || layer.media_type == simple::MEDIA_TYPE);
-        if layers.is_empty() && skipped.is_empty() {
+        if layers.is_empty() && checked.is_empty() {
             // A registry may hide from whoever asks that anything is there at all.
             self.ask_for(context, async |client| client.resolve(endpoint, credentials, repository, TagOrDigest::Digest(digest)).await)
                 .await?;
@@ -310,11 +325,11 @@ impl Parts {
         if layers.len() > MOST_THINGS {
             // What is attached last stands last.
             layers.drain(..layers.len() - MOST_THINGS);
-            skipped.push(Thing::Skipped(format!("it has more than {MOST_THINGS} signatures; no more are looked at")));
+            checked.push(Checked::unread(format!("it has more than {MOST_THINGS} signatures; no more are looked at")));
         }
-        let mut checked: Vec<Checked> =
+        let things: Vec<Checked> =
             stream::iter(layers).map(|layer| self.check(context, layer, digest, authorities)).buffered(AT_ONCE).try_collect().await?;
-        checked.extend(skipped.iter().map(|thing| gather::check(thing, authorities, digest)));
+        checked.extend(things);
         Ok(gather::conclude(checked, &lives, authorities, Timestamp::now()))
     }
 
@@ -328,7 +343,7 @@ impl Parts {
     ) -> Result<Checked, Outcome<E>> {
         let Layer { media_type, digest: name, size, signature } = layer;
         let limit = if media_type == simple::MEDIA_TYPE { simple::MAX_BYTES } else { bundle::MAX_BYTES };
-        let skip = |why: String| Ok(gather::check(&Thing::Skipped(format!("{name}: {why}")), authorities, digest));
+        let skip = |why: String| Ok(Checked::unread(format!("{name}: {why}")));
         let limit = if context.registry.is_some() { limit } else { limit.min(UNLISTED) };
         let Some(size) = usize::try_from(size).ok().filter(|size| *size <= limit) else {
             return skip(format!("it has {size} bytes, and at most {limit} are read"));
@@ -346,14 +361,15 @@ impl Parts {
             Outcome::Refused | Outcome::Blocked(_) => return skip("the registry does not give it out".to_owned()),
             other => return other.found().map(|_| Checked::default()),
         };
-        let thing = if media_type == ENVELOPE {
-            Thing::Envelope { digest: name.clone(), bytes }
+        let form = if media_type == ENVELOPE {
+            Form::Envelope
         } else if media_type == simple::MEDIA_TYPE {
             let Some(signature) = signature else { return skip("it has no signature".to_owned()) };
-            Thing::Simple { digest: name.clone(), bytes, signature }
+            Form::Simple(signature)
         } else {
-            Thing::Bundle { digest: name.clone(), bytes }
+            Form::Bundle
         };
+        let thing = Thing { digest: name, bytes, form };
         let (digest, authorities) = (digest.clone(), authorities.clone());
         match tokio::task::spawn_blocking(move || gather::check(&thing, &authorities, &digest)).await {
             Ok(checked) => Ok(checked),

@@ -14,39 +14,31 @@ use super::{
     vex,
 };
 use crate::{
-    api::{Evidence, EvidenceItem, EvidenceKind, MAX_EVIDENCE, MAX_EVIDENCE_BYTES, MAX_LOOKED_FOR, SbomFormat},
+    api::{Evidence, EvidenceItem, EvidenceKind, MAX_EVIDENCE, MAX_EVIDENCE_BYTES, MAX_LOOKED_FOR},
     history::clip,
     image::Digest,
 };
 
 /// Something that a registry has about an image, as it was fetched.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Found {
+pub struct Found {
+    /// SHA-256 of its bytes.
+    pub digest: Digest,
+    /// The bytes.
+    pub bytes: bytes::Bytes,
+    /// What they are.
+    pub form: Form,
+}
+
+/// The form of something that may be signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Form {
     /// A Sigstore bundle.
-    Bundle {
-        /// SHA-256 of its bytes.
-        digest: Digest,
-        /// The bytes.
-        bytes: bytes::Bytes,
-    },
+    Bundle,
     /// A DSSE envelope by itself.
-    Envelope {
-        /// SHA-256 of its bytes.
-        digest: Digest,
-        /// The bytes.
-        bytes: bytes::Bytes,
-    },
-    /// cosign's older payload, with the signature that stands in its annotation.
-    Simple {
-        /// SHA-256 of its bytes.
-        digest: Digest,
-        /// The bytes.
-        bytes: bytes::Bytes,
-        /// The signature in base64.
-        signature: String,
-    },
-    /// Something that is there and is not looked at: why.
-    Skipped(String),
+    Envelope,
+    /// cosign's older payload, with the signature in base64 that stands in its annotation.
+    Simple(String),
 }
 
 /// What the makers of an image attached about its life.
@@ -77,46 +69,44 @@ pub struct Checked {
     unread: bool,
 }
 
+impl Checked {
+    /// Something that is there and was not read: why.
+    #[must_use]
+    pub fn unread(why: String) -> Self {
+        Self { items: Vec::new(), unproven: Some(why), unread: true }
+    }
+}
+
 /// Checks one thing that was found about a digest against every authority.
 #[must_use]
 pub fn check(found: &Found, authorities: &[Arc<Authority>], digest: &Digest) -> Checked {
-    let mut items = Vec::new();
-    let refused = match found {
-        Found::Skipped(why) => return Checked { unproven: Some(why.clone()), unread: true, ..Checked::default() },
-        Found::Bundle { digest: name, bytes } => {
+    let Found { digest: name, bytes, form } = found;
+    match form {
+        Form::Bundle => {
             let bundle = Bundle::read(bytes);
-            let check = |authority: &Authority| {
+            every(name, authorities, |authority| {
                 let bundle = bundle.as_ref().map_err(Clone::clone)?;
                 let attested = match &authority.trust {
                     Trust::Key(key) => super::with_key(bundle, key, Subject::Digest(digest))?,
                     Trust::Keyless { root, .. } => super::keyless(bundle, at_hand(root.as_deref())?, Subject::Digest(digest))?,
                 };
                 read(&attested, digest)
-            };
-            every(name, authorities, check, &mut items)
+            })
         }
-        Found::Envelope { digest: name, bytes } => {
+        Form::Envelope => {
             let envelope = Envelope::read(bytes);
-            let check = |authority: &Authority| {
+            every(name, authorities, |authority| {
                 let (envelope, key) = (envelope.as_ref().map_err(Clone::clone)?, key_of(authority)?);
                 envelope.expect_statement()?;
                 envelope.verify(key)?;
                 let said = Said::Statement(Statement::about(&envelope.payload, digest)?);
                 read(&Attested { signer: Signer::Key(key.fingerprint().clone()), said }, digest)
-            };
-            every(name, authorities, check, &mut items)
+            })
         }
-        Found::Simple { digest: name, bytes, signature } => {
-            let check = |authority: &Authority| read(&simple::with_key(bytes, signature, key_of(authority)?, digest)?, digest);
-            every(name, authorities, check, &mut items)
+        Form::Simple(signature) => {
+            every(name, authorities, |authority| read(&simple::with_key(bytes, signature, key_of(authority)?, digest)?, digest))
         }
-    };
-    let unread = refused.as_ref().is_some_and(|refusal| refusal.step == Step::Predicate);
-    let name = match found {
-        Found::Bundle { digest, .. } | Found::Envelope { digest, .. } | Found::Simple { digest, .. } => digest.to_string(),
-        Found::Skipped(_) => String::new(),
-    };
-    Checked { items, unproven: refused.map(|refusal| format!("{name}: {refusal}")), unread }
+    }
 }
 
 /// The trusted root that a keyless authority goes by.
@@ -175,10 +165,7 @@ fn said(attested: &Attested<'_>, digest: &Digest) -> Result<Kept, Refusal> {
     let predicate = statement.predicate.map_or("null", |predicate| predicate.get()).as_bytes();
     let refuse = |why: &dyn std::fmt::Display| Refusal::at(Step::Predicate, why);
     if sbom::is_sbom(kind) {
-        let format = match sbom::read(kind, predicate).map_err(|why| refuse(&why))?.format {
-            sbom::Format::Spdx => SbomFormat::Spdx,
-            sbom::Format::CycloneDx => SbomFormat::CycloneDX,
-        };
+        let format = sbom::read(kind, predicate).map_err(|why| refuse(&why))?.format;
         return Ok(Some(EvidenceItem { format: Some(format), ..item(EvidenceKind::Sbom) }));
     }
     if report::is_report(kind) {
@@ -197,13 +184,9 @@ fn said(attested: &Attested<'_>, digest: &Digest) -> Result<Kept, Refusal> {
 /// Ids that are kept of one VEX document: as many as a report's summary names, and some that it may name next.
 const MOST_NOT_AFFECTED: usize = 32;
 
-/// Checks one thing against every authority. Returns why it proves nothing, where it is nobody's.
-fn every(
-    name: &Digest,
-    authorities: &[Arc<Authority>],
-    check: impl Fn(&Authority) -> Result<Kept, Refusal>,
-    items: &mut Vec<EvidenceItem>,
-) -> Option<Refusal> {
+/// Checks one thing against every authority.
+fn every(name: &Digest, authorities: &[Arc<Authority>], check: impl Fn(&Authority) -> Result<Kept, Refusal>) -> Checked {
+    let mut items = Vec::new();
     // What came furthest says most: one that is another's fails early with every other key.
     let mut furthest: Option<Refusal> = None;
     let mut proven = false;
@@ -222,7 +205,9 @@ fn every(
             }
         }
     }
-    furthest.filter(|_| !proven)
+    let refused = furthest.filter(|_| !proven);
+    let unread = refused.as_ref().is_some_and(|refusal| refusal.step == Step::Predicate);
+    Checked { items, unproven: refused.map(|refusal| format!("{name}: {refusal}")), unread }
 }
 
 /// Keeps as much as an object may hold: one of a kind of each signer. Of reports, and of VEX documents, that is the latest; several of one time

@@ -386,11 +386,10 @@ fn names<'a>(authorities: impl Iterator<Item = &'a Arc<Authority>>, or: &str) ->
     if names.len() > SHOWN { format!("{shown} and {} more", names.len() - SHOWN) } else { shown }
 }
 
-fn formats(formats: &[SbomFormat]) -> &'static str {
+fn formats(formats: &[SbomFormat]) -> String {
     match formats {
-        [SbomFormat::Spdx] => "SBOM in SPDX",
-        [SbomFormat::CycloneDX] => "SBOM in CycloneDX",
-        _ => "SBOM",
+        [format] => format!("SBOM in {format}"),
+        _ => "SBOM".to_owned(),
     }
 }
 

@@ -12,8 +12,11 @@ use std::borrow::Cow;
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
-use super::report::{Few, unreadable};
-use crate::history::clip;
+use super::{
+    report::{Few, unreadable},
+    statement::is_version_of,
+};
+use crate::{api::SbomFormat as Format, history::clip};
 
 /// Characters that are kept of a name.
 const MOST_NAME: usize = 64;
@@ -33,32 +36,6 @@ pub struct Sbom {
     pub version: String,
     /// How it calls itself, or what it describes; at most 64 characters. Empty where its header does not say, as in SPDX 3.
     pub name: String,
-}
-
-/// The format of a bill of materials.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Format {
-    /// SPDX of the Linux Foundation, ISO/IEC 5962.
-    Spdx,
-    /// CycloneDX of OWASP, ECMA-424.
-    CycloneDx,
-}
-
-impl Format {
-    /// The name for people.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Spdx => "SPDX",
-            Self::CycloneDx => "CycloneDX",
-        }
-    }
-}
-
-impl std::fmt::Display for Format {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(self.as_str())
-    }
 }
 
 /// Why a predicate is no bill of materials.
@@ -94,11 +71,11 @@ pub enum SbomError {
 /// The format that a predicate type promises.
 #[must_use]
 pub fn format(predicate_type: &str) -> Option<Format> {
-    let is = |base: &str| predicate_type.strip_prefix(base).is_some_and(|rest| rest.is_empty() || rest.starts_with("/v"));
+    let is = |base: &str| is_version_of(predicate_type, base);
     if is("https://spdx.dev/Document") {
         Some(Format::Spdx)
     } else if is("https://cyclonedx.org/bom") {
-        Some(Format::CycloneDx)
+        Some(Format::CycloneDX)
     } else {
         None
     }
@@ -185,11 +162,11 @@ fn header(format: Format, wire: Wire<'_>) -> Result<Sbom, SbomError> {
     let name = match format {
         // What says that it is both is neither.
         Format::Spdx if wire.bom_format.is_some() => return Err(SbomError::Other(format)),
-        Format::CycloneDx if wire.spdx_version.is_some() || wire.bom_format.as_deref() != Some("CycloneDX") => {
+        Format::CycloneDX if wire.spdx_version.is_some() || wire.bom_format.as_deref() != Some("CycloneDX") => {
             return Err(SbomError::Other(format));
         }
         Format::Spdx => wire.name,
-        Format::CycloneDx => wire.metadata.and_then(|metadata| metadata.component).and_then(|component| component.name),
+        Format::CycloneDX => wire.metadata.and_then(|metadata| metadata.component).and_then(|component| component.name),
     };
     let version = match (format, wire.spdx_version, wire.context) {
         (Format::Spdx, Some(version), None) => {
@@ -206,7 +183,7 @@ fn header(format: Format, wire: Wire<'_>) -> Result<Sbom, SbomError> {
             return Ok(Sbom { format, version, name: String::new() });
         }
         (Format::Spdx, _, _) => return Err(SbomError::Other(format)),
-        (Format::CycloneDx, _, _) => {
+        (Format::CycloneDX, _, _) => {
             let version = wire.spec_version.ok_or(SbomError::Missing { format, field: "specVersion" })?;
             checked(format, 1, &version)?
         }

@@ -8,7 +8,6 @@ use super::{Basis, Case, Sight, Unknown, Verdict, Why, basis, end};
 use crate::{
     api::Requirement,
     facts::{Busy, BusyCause, Outcome},
-    image::Subject,
     proof::{Exceptions, Proof},
 };
 
@@ -83,8 +82,7 @@ impl Exceptions for Excepted<'_, '_, '_> {
 
     fn excepts(&self, id: &str) -> bool {
         let Case { waivers, namespace, image, now, .. } = *self.case;
-        let subject = self.sight.subject.as_ref().filter(|_| self.sight.certain);
-        let digest = image.digest().or_else(|| subject.map(Subject::digest));
+        let digest = self.case.digest(Some(self.sight));
         waivers.iter().any(|waiver| waiver.excepts(id, namespace, image.name(), digest, now))
     }
 }

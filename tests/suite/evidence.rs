@@ -54,6 +54,11 @@ async fn scene(require: Value) -> (FakeRegistry, World, Digest, String) {
     (registry, world, digest, image)
 }
 
+/// Until what was found wanting is looked at again. Time is paused: nobody waits.
+async fn later() {
+    tokio::time::sleep(Duration::from_secs(6)).await;
+}
+
 fn signatures() -> Value {
     json!({ "signatures": { "by": ["build"] } })
 }
@@ -105,13 +110,13 @@ async fn what_is_not_signed_is_refused_and_admitted_once_it_is() {
     let (registry, world, digest, image) = scene(signatures()).await;
     world.ask(&image).await.refuses("it is not signed by build (nothing that is attached to it is a signature that is read here)");
     registry.attach(REPOSITORY, &digest, fixture("key-ed25519.bundle.json"));
-    tokio::time::sleep(Duration::from_secs(6)).await;
+    later().await;
     world.ask(&image).await.refuses("it is not signed by build");
     registry.attach(REPOSITORY, &digest, fixture("other.bundle.json"));
-    tokio::time::sleep(Duration::from_secs(6)).await;
+    later().await;
     world.ask(&image).await.refuses("and not about sha256:");
     registry.attach(REPOSITORY, &digest, fixture("key-ecdsa-p256.bundle.json"));
-    tokio::time::sleep(Duration::from_secs(6)).await;
+    later().await;
     world.ask(&image).await.admits("Registry");
 }
 
@@ -122,7 +127,7 @@ async fn a_threshold_counts_signers_and_not_signatures() {
     registry.attach(REPOSITORY, &digest, fixture("js-p256.bundle.json"));
     world.ask(&image).await.refuses("it is signed by 1 of the 2 that are wanted; not by release");
     registry.attach(REPOSITORY, &digest, fixture("key-ed25519.bundle.json"));
-    tokio::time::sleep(Duration::from_secs(6)).await;
+    later().await;
     world.ask(&image).await.admits("Registry");
 }
 
@@ -137,7 +142,7 @@ async fn what_could_not_be_fetched_is_not_called_unsigned() {
         assert!(!answer.allowed && !answer.message.contains("not signed"), "{place}: {answer:?}");
         assert_eq!(answer.status.as_ref().map(|(code, _)| *code), Some(504), "{place}: {answer:?}");
         registry.clear_faults();
-        tokio::time::sleep(Duration::from_secs(6)).await;
+        later().await;
         world.ask(&image).await.admits("Registry");
     }
 }
@@ -157,7 +162,6 @@ async fn what_was_not_signed_at_the_last_look_opens_in_no_outage() {
 async fn a_bill_of_materials_and_a_report_have_to_be_signed_and_good_enough() {
     let require = json!({ "sbom": { "by": ["build"], "formats": ["CycloneDX"] }, "vulnerabilities": { "by": ["build"] } });
     let (registry, world, digest, image) = scene(require).await;
-    let later = async || tokio::time::sleep(Duration::from_secs(6)).await;
     registry.attach(REPOSITORY, &digest, fixture("spdx.bundle.json"));
     world.ask(&image).await.refuses("it has no SBOM in CycloneDX signed by build");
     registry.attach(REPOSITORY, &digest, fixture("cyclonedx.bundle.json"));
@@ -263,7 +267,7 @@ async fn what_cannot_be_read_hides_no_signature_and_lets_no_report_count() {
     registry.refer(REPOSITORY, &digest, &odd, BUNDLE);
     world.ask(&image).await.admits("Registry");
     ask(&world, &json!({ "vulnerabilities": {} }));
-    tokio::time::sleep(Duration::from_secs(6)).await;
+    later().await;
     world.ask(&image).await.refuses("not everything that is attached to it could be read, and a later report may be among that");
 }
 
@@ -285,7 +289,6 @@ async fn an_identity_is_trusted_by_the_trusted_root_that_is_named() {
         assert!(world.index.write().apply_policy(&policy));
         assert!(world.index.read().unreadable().is_empty(), "{:?}", world.index.read().unreadable());
     };
-    let later = async || tokio::time::sleep(Duration::from_secs(6)).await;
     registry.attach(REPOSITORY, &digest, fixture("keyless.bundle.json"));
     keyless(json!({ "subject": "builder@example.com" }));
     let answer = world.ask(&image).await;
@@ -312,7 +315,6 @@ async fn an_identity_is_trusted_by_the_trusted_root_that_is_named() {
 #[tokio::test(start_paused = true)]
 async fn an_image_whose_life_has_ended_does_not_start() {
     let (registry, world, digest, image) = scene(json!({ "endOfLife": {} })).await;
-    let later = async || tokio::time::sleep(Duration::from_secs(6)).await;
     let live = |end: &str, made: &str| {
         let annotations = json!({
             "vnd.microsoft.artifact.lifecycle.end-of-life.date": end, "org.opencontainers.image.created": made,

@@ -5,10 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 use jiff::Timestamp;
 
 use super::{Severity, Summary};
-use crate::api::ShortDuration;
+use crate::{api::ShortDuration, facts::CLOCKS_DIFFER};
 
-/// Seconds by which the clocks of a scanner and of this replica may differ.
-const CLOCKS_DIFFER: i64 = 300;
 /// Ids that a refusal names.
 const MOST_IDS: usize = 3;
 

@@ -77,7 +77,7 @@ fn what_the_header_lacks_or_misstates_is_an_error() {
     let missing = |format, field| Err(SbomError::Missing { format, field });
     assert_eq!(read_json(SPDX, &json!({ "spdxVersion": "SPDX-2.3" })), missing(Format::Spdx, "SPDXID"));
     assert_eq!(read_json(SPDX, &json!({ "spdxVersion": "SPDX-2.3", "SPDXID": "x" })), missing(Format::Spdx, "SPDXID"));
-    assert_eq!(read_json(CYCLONEDX, &json!({ "bomFormat": "CycloneDX" })), missing(Format::CycloneDx, "specVersion"));
+    assert_eq!(read_json(CYCLONEDX, &json!({ "bomFormat": "CycloneDX" })), missing(Format::CycloneDX, "specVersion"));
     for graph in [Value::Null, json!([])] {
         let document = json!({ "@context": "https://spdx.org/rdf/3.0.1/spdx-context.jsonld", "@graph": graph });
         assert_eq!(read_json(SPDX, &document), missing(Format::Spdx, "@graph"));
@@ -125,8 +125,8 @@ fn predicate_types_match_at_a_boundary() {
     for (predicate_type, expected) in [
         (SPDX, Some(Format::Spdx)),
         ("https://spdx.dev/Document/v2.3", Some(Format::Spdx)),
-        (CYCLONEDX, Some(Format::CycloneDx)),
-        ("https://cyclonedx.org/bom/v1.4", Some(Format::CycloneDx)),
+        (CYCLONEDX, Some(Format::CycloneDX)),
+        ("https://cyclonedx.org/bom/v1.4", Some(Format::CycloneDX)),
         ("https://spdx.dev/Documents", None),
         ("https://spdx.dev/Document/other", None),
         ("https://cyclonedx.org/bomb", None),
