@@ -270,12 +270,18 @@ impl Parts {
         question: impl AsyncFnOnce(RegistryClient) -> Result<T, Failure>,
     ) -> Outcome<T> {
         let health = context.registry.map(|registry| self.sources.health(&registry.name, context.endpoint));
+        let about = context.registry.zip(health.clone()).map(|(registry, health)| About::of(context, registry, health));
         if let Some(outage) = health.as_ref().and_then(|health| health.out()) {
-            return Outcome::Unavailable(outage);
+            let again = match (context.class, about.clone()) {
+                (Class::Admission, Some(about)) => self.answers_again(about).await,
+                _ => false,
+            };
+            if !again {
+                return Outcome::Unavailable(outage);
+            }
         }
         let line = self.sources.line(&context.endpoint.host, context.registry.map(AsRef::as_ref));
-        let (parts, about) =
-            (self.clone(), context.registry.zip(health.clone()).map(|(registry, health)| About::of(context, registry, health)));
+        let parts = self.clone();
         let slow = move || {
             if let Some(about) = about {
                 let probe = || parts.clone().probe(about.clone());

@@ -27,6 +27,10 @@ use crate::{
 const EVIDENCE: Duration = Duration::from_secs(2);
 /// From one look at a registry's front door to the next.
 const BETWEEN_PINGS: Duration = Duration::from_millis(100);
+/// How long a question waits, while a registry is out, for a look whether it still is; and the time of that look.
+const HALF_OPEN: Duration = Duration::from_millis(500);
+/// How long what such a look found counts.
+const BETWEEN_HALF_OPEN: Duration = Duration::from_millis(250);
 /// The least time that a probe has.
 const SHORTEST_PROBE: Duration = Duration::from_millis(500);
 
@@ -104,13 +108,12 @@ impl Parts {
     /// Whether a registry is well, as far as there is evidence that the author of one image cannot make: it answers about some of the images
     /// that other namespaces asked for, in other repositories. Its storage may be out while its front door is not, and the other way round.
     /// Where there are too few such images, whether it answers anything at all.
-    async fn is_well(&self, about: &About, besides: Option<(&str, &str)>) -> bool {
+    async fn is_well(&self, about: &About, besides: Option<(&str, &str)>, time: Duration) -> bool {
         let mut endpoint = about.endpoint.clone();
-        // The evidence must be there before the first review's patience ends.
-        endpoint.timeout = probe_time(&endpoint);
+        endpoint.timeout = time;
         let Some(canaries) = about.health.canaries(besides).filter(|_| is_ours(&about.access)) else {
             // Twice: one answer in ten that is an error makes no outage.
-            endpoint.timeout /= 2;
+            endpoint.timeout = time.saturating_sub(BETWEEN_PINGS) / 2;
             for wait in [Duration::ZERO, BETWEEN_PINGS] {
                 tokio::time::sleep(wait).await;
                 if !matches!(self.client.within(Pass::free(endpoint.timeout)).ping(&endpoint).await, Err(Failure::Outage(_))) {
@@ -136,7 +139,9 @@ impl Parts {
 
     /// Looks whether it is well, for whoever's question was not answered.
     pub(super) async fn probe(self: Arc<Self>, about: About) -> Found<bool> {
-        let well = self.is_well(&about, Some((&about.namespace, &about.repository))).await;
+        // The evidence must be there before the first review's patience ends.
+        let time = probe_time(&about.endpoint);
+        let well = self.is_well(&about, Some((&about.namespace, &about.repository)), time).await;
         let outcome = if well { OutcomeKind::Found } else { OutcomeKind::Unavailable };
         self.metrics.questions.get_or_create(&QuestionLabels { question: Asked::Probe, outcome }).inc();
         Found { value: well, fresh_for: EVIDENCE }
@@ -155,10 +160,25 @@ impl Parts {
                 self.sources.forget(&about.registry, &about.endpoint);
                 return;
             }
-            if self.is_well(&about, None).await {
+            if self.is_well(&about, None, probe_time(&about.endpoint)).await {
                 self.well_again(&about.registry, &about.health);
             }
         }
+    }
+
+    /// Whether a registry that is out answers again, for a question that came meanwhile: one look for all of them, so that the first review after
+    /// a recovery is answered by the registry and not by what was true a few seconds ago.
+    pub(super) async fn answers_again(self: &Arc<Self>, about: About) -> bool {
+        let (parts, asked) = (self.clone(), about.clone());
+        let look = || async move {
+            let well = parts.is_well(&asked, None, HALF_OPEN).await;
+            if well {
+                parts.well_again(&asked.registry, &asked.health);
+            }
+            Found { value: well, fresh_for: BETWEEN_HALF_OPEN }
+        };
+        let key = ProbeKey::Again(about.registry.clone());
+        self.probes.get(key, about.ticket(), Instant::now() + HALF_OPEN, look).await.unwrap_or_default()
     }
 
     /// A registry answers, by whatever sign.

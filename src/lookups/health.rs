@@ -6,8 +6,9 @@
 //! remembered, however often it asks; which namespaces those are is left to chance, and no asking changes it; and a single answer about any
 //! of them is enough to know that the registry is well. What the leader asks by itself is always among them.
 //!
-//! Once it is found out, whoever asks or waits in line is told at once instead of waiting for one more time-out. One task looks for the end of
-//! it, soon and then every few seconds, whether anybody asks or not; so the first question after the recovery is asked again.
+//! Once it is found out, whoever waits in line is told at once instead of waiting for one more time-out. One task looks for the end of
+//! it, soon and then every few seconds, whether anybody asks or not; and who asks meanwhile waits a moment for one short look that all of them share,
+//! so that the first question after a recovery is answered by the registry.
 
 use std::{
     hash::{BuildHasher as _, RandomState},

@@ -56,6 +56,8 @@ pub(super) struct ProveKey {
 pub(super) enum ProbeKey {
     /// Whether it answers about what others than this namespace asked for.
     Well(Arc<str>, Arc<str>),
+    /// Whether it answers again.
+    Again(Arc<str>),
     /// Whether it refuses these for everything.
     Refuses(Arc<str>, CredentialIdentity),
 }
@@ -120,7 +122,7 @@ impl Weigh for Arc<Evidence> {
 
 impl ProbeKey {
     pub(super) fn is_of(&self, registry: &str) -> bool {
-        let (Self::Well(of, _) | Self::Refuses(of, _)) = self;
+        let (Self::Well(of, _) | Self::Again(of) | Self::Refuses(of, _)) = self;
         **of == *registry
     }
 }
@@ -128,7 +130,7 @@ impl ProbeKey {
 impl Weigh for ProbeKey {
     fn weight(&self) -> usize {
         match self {
-            Self::Refuses(registry, _) => registry.len(),
+            Self::Refuses(registry, _) | Self::Again(registry) => registry.len(),
             Self::Well(registry, namespace) => registry.len() + namespace.len(),
         }
     }

@@ -158,3 +158,24 @@ async fn a_tag_that_was_hidden_is_seen_at_once_when_its_release_is_heard_of() {
     assert_eq!(answer.digest.as_deref(), Some(&*digest.to_string()), "{answer:?}");
     world.ask(&other).await.refuses("was not found, or is in quarantine and hidden");
 }
+
+/// Nobody has noticed yet that the registry is well; whoever asks first is answered by it all the same, and not out of the outage.
+#[tokio::test(start_paused = true)]
+async fn after_an_outage_the_first_review_is_answered_by_the_registry() {
+    let registry = FakeRegistry::start().await;
+    let world = World::new(open_for_outages()).with(&Listed::new(&registry).kept_by(QuarantineProvider::Managed));
+    let image = |number: usize| format!("{}/team/app-{number}:1", registry.host());
+    for number in 0..3 {
+        registry.push_image(&format!("team/app-{number}"), "1", &number.to_string());
+    }
+    registry.quirk("*", Quirk::Hang);
+    world.ask(&image(0)).await.admits("OpenUnavailable");
+    // Long enough for the regular looks to be five seconds apart.
+    sleep(Duration::from_secs(21)).await;
+    let known = world.ask(&image(1)).await;
+    known.admits("OpenUnavailable");
+    assert!(known.took <= Duration::from_millis(600), "whoever asks in an outage waits for one short look: {:?}", known.took);
+    sleep(Duration::from_millis(300)).await;
+    registry.clear_quirks();
+    world.ask(&image(2)).await.refuses("in quarantine since");
+}
