@@ -127,6 +127,20 @@ async fn an_image_is_released_by_its_proof_and_each_missing_step_keeps_it() {
     assert_eq!(evidence.items.len(), 3, "{evidence:?}");
     assert!(evidence.items.iter().all(|item| status.details.contains(&item.digest)), "{}", status.details);
     assert!(serde_json::to_vec(&object).unwrap().len() <= lazaretto::api::MAX_OBJECT_BYTES);
+
+    // The flag follows the proof: who asks for more holds again what does not have it, until it has.
+    story::register(lab, &registry, "Managed", |spec| {
+        let mut both = authorities();
+        let second = String::from_utf8(fixture("keys/ecdsa-p384.pub.pem")).unwrap();
+        both.as_array_mut().unwrap().push(json!({ "name": "review", "publicKey": second }));
+        spec["quarantine"]["release"] = json!({ "authorities": both, "signatures": { "threshold": 2 } });
+    })
+    .await;
+    refused("it is signed by 1 of the 2 that are wanted; not by review").await;
+    let status = status_of(lab, &registry, &digest).await.and_then(|object| object.status).unwrap();
+    assert_eq!(status.history.last().map(|last| &*last.reason), Some("its proof does not hold any more"));
+    attach(&registry, &digest, &["key-ecdsa-p256", "key-ecdsa-p384"]).await;
+    story::admitted(lab, &namespace, "q", &image).await;
 }
 
 #[tokio::test]

@@ -174,6 +174,8 @@ impl Gate {
         let rules = {
             let index = self.index.read();
             for (_, sight) in sights.iter_mut() {
+                // That was by the rules as they were.
+                sight.proven = false;
                 let known = sight.subject.as_ref().and_then(|subject| index.image(subject));
                 // What the registry said in answer is not older than what was written before it was asked.
                 let newer = |known: &Known| sight.source == Source::Known || known.facts.observed_at >= begun;

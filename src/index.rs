@@ -24,7 +24,7 @@ use crate::{
     facts::Facts,
     image::{Digest, Reference, Subject},
     policy::{Policy, RegistryEntry, Unreadable, Waiver},
-    proof::{Roots, TrustRoot},
+    proof::{Proof, Roots, TrustRoot},
 };
 
 pub use self::{known::Known, rules::Rules};
@@ -47,6 +47,8 @@ pub struct Index {
     rules: Arc<Rules>,
     /// The trusted roots that policies and Registries name, as far as they were read.
     roots: Roots,
+    /// Why one of them cannot be read just now.
+    root_faults: BTreeMap<TrustRootSource, String>,
     unreadable: BTreeMap<(Kind, String), Unreadable>,
     images: HashMap<Subject, SmallVec<[Arc<Known>; 1]>, ahash::RandomState>,
     names: HashMap<String, Stamp>,
@@ -105,12 +107,34 @@ impl Index {
 
     /// Takes in a trusted root. Says whether anything changed.
     pub fn apply_root(&mut self, source: &TrustRootSource, root: &Arc<TrustRoot>) -> bool {
+        let mended = self.root_faults.remove(source).is_some();
         if self.roots.get(source).is_some_and(|held| held.fingerprint() == root.fingerprint()) {
-            return false;
+            return mended;
         }
         self.roots.insert(source.clone(), root.clone());
         Arc::make_mut(&mut self.rules).bind(&self.roots);
         true
+    }
+
+    /// A trusted root could not be read, and stays as it was read last. Says whether that is news.
+    pub fn note_root_fault(&mut self, source: &TrustRootSource, why: &str) -> bool {
+        if self.root_faults.get(source).is_some_and(|held| held == why) {
+            return false;
+        }
+        self.root_faults.insert(source.clone(), why.to_owned());
+        true
+    }
+
+    /// What keeps a proof from going by every trusted root that it needs, in words. `None` where nothing does.
+    #[must_use]
+    pub fn root_fault(&self, proof: &Proof) -> Option<String> {
+        let (source, why) = proof.sources().find_map(|source| Some((source, self.root_faults.get(source)?)))?;
+        let stands = if self.roots.contains_key(source) {
+            "As it was read last it stays in force"
+        } else {
+            "Until it can be read, nobody is told that something is not signed: such images wait"
+        };
+        Some(format!("the trusted root in {source}, in Lazaretto's own namespace, cannot be read: {why}. {stands}"))
     }
 
     /// Takes in a policy. Says whether anything changed.

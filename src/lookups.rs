@@ -29,6 +29,7 @@ pub use self::asker::{Access, Asker, Lives, NoAccess};
 use self::{
     ask::{Context, Parts, endpoint},
     keys::{JudgeKey, ResolveKey, place},
+    prove::AtHand,
 };
 use crate::{
     api::Provider,
@@ -86,9 +87,10 @@ impl Lookups {
             }
         };
         let known = self.parts.index.read().image(&subject)?;
-        let evidence = prove::at_hand(&known, proofs).ok()?;
+        let AtHand { evidence, proven } = prove::at_hand(&known, proofs).ok()?;
         suffices(&known, &subject, registry, inside).then(|| Sight {
             evidence,
+            proven,
             subject: Some(subject),
             certain: true,
             outcome: Outcome::Found(known.facts.clone()),
@@ -128,6 +130,7 @@ impl Lookups {
             listed,
             processor: asker.processor,
             evidence,
+            proven: false,
         };
         let (subject, resolved_now) = match image.subject() {
             Some(subject) => (subject, Source::Known),
@@ -205,12 +208,12 @@ impl Lookups {
             Some(known) if known.facts.state.is_bad() || suffices(&known, &subject, registry, asker.inside) => {
                 let outcome = Outcome::Found(known.facts.clone());
                 let (listed, processor) = (registry.is_some(), asker.processor);
-                let evidence = prove::at_hand(&known, asker.proofs).unwrap_or_else(|_| {
+                let AtHand { evidence, proven } = prove::at_hand(&known, asker.proofs).unwrap_or_else(|_| {
                     // Without the Registry's own credentials there may seem to be nothing.
                     if access.own || registry.is_none_or(|registry| registry.spec.credentials.is_none()) {
                         self.launch_prove(&subject, registry, access, asker);
                     }
-                    None
+                    AtHand::default()
                 });
                 Some(Sight {
                     subject: Some(subject),
@@ -221,6 +224,7 @@ impl Lookups {
                     listed,
                     processor,
                     evidence,
+                    proven,
                 })
             }
             _ => {

@@ -3,11 +3,7 @@
 //! They are few and change a few times a year, so they are asked for one by one and by name: no right to list, no watch of everything
 //! that is there. One that cannot be read, or no longer, stays as it was read last; what needs one that was never read waits.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{Api, Client};
@@ -29,11 +25,10 @@ const SOON: Duration = Duration::from_secs(5);
 /// Reads until it is told to stop. `changed` counts changes of the rules, and is told of roots that are new.
 pub async fn run(client: Client, namespace: String, index: SharedIndex, changed: watch::Sender<u64>, stop: CancellationToken) {
     let mut rules = changed.subscribe();
-    let mut complained: BTreeMap<TrustRootSource, String> = BTreeMap::new();
     loop {
         rules.mark_unchanged();
         let sources = index.read().rules().root_sources();
-        let failed = pass(&client, &namespace, &index, &changed, &sources, &mut complained).await;
+        let failed = pass(&client, &namespace, &index, &changed, &sources).await;
         let wait = if failed { SOON } else { EVERY };
         let more = async {
             // What changes most often is not about roots.
@@ -59,37 +54,27 @@ async fn pass(
     index: &SharedIndex,
     changed: &watch::Sender<u64>,
     sources: &BTreeSet<TrustRootSource>,
-    complained: &mut BTreeMap<TrustRootSource, String>,
 ) -> bool {
-    complained.retain(|source, _| sources.contains(source));
     let mut failed = false;
     for source in sources {
         let found = read(client, namespace, source).await;
         match found.and_then(|json| TrustRoot::read(&json).map_err(|error| error.to_string())) {
             Ok(root) => {
-                complained.remove(source);
                 if index.write().apply_root(source, &Arc::new(root)) {
-                    tracing::info!(source = name(source), "a trusted root is in force");
+                    tracing::info!(%source, "a trusted root is in force");
                     changed.send_modify(|count| *count += 1);
                 }
             }
             Err(why) => {
                 failed = true;
-                if complained.get(source) != Some(&why) {
-                    tracing::warn!(source = name(source), why, "a trusted root cannot be read; what is signed under it is not known");
-                    complained.insert(source.clone(), why);
+                if index.write().note_root_fault(source, &why) {
+                    tracing::warn!(%source, why, "a trusted root cannot be read; what is signed under it is not known");
+                    changed.send_modify(|count| *count += 1);
                 }
             }
         }
     }
     failed
-}
-
-fn name(source: &TrustRootSource) -> String {
-    match (&source.config_map_name, &source.secret_name) {
-        (Some(name), _) => format!("ConfigMap {name}"),
-        (None, name) => format!("Secret {}", name.as_deref().unwrap_or_default()),
-    }
 }
 
 async fn read(client: &Client, namespace: &str, source: &TrustRootSource) -> Result<Vec<u8>, String> {

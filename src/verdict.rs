@@ -45,6 +45,8 @@ pub struct Sight {
     pub processor: bool,
     /// What was found signed about it, or how the question for that ended. None where nobody asked.
     pub evidence: Option<Outcome<Arc<Evidence>>>,
+    /// Whoever looked has found out, a moment ago, that it proves all that these rules ask for, without exceptions. False where that is yet to be judged.
+    pub proven: bool,
 }
 
 impl Sight {

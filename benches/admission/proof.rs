@@ -93,6 +93,7 @@ fn rejudge(world: &World) -> Duration {
             listed: true,
             processor: false,
             evidence: known.evidence.clone().map(Outcome::Found),
+            proven: false,
         };
         let considered = setting.consider(spoken, Some(&sight));
         assert_eq!(considered.opinions.len(), world::POLICIES);

@@ -80,6 +80,16 @@ pub struct TrustRootSource {
     pub key: String,
 }
 
+impl fmt::Display for TrustRootSource {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, name) = match &self.config_map_name {
+            Some(name) => ("ConfigMap", name.as_str()),
+            None => ("Secret", self.secret_name.as_deref().unwrap_or_default()),
+        };
+        write!(out, "{kind} {name}, key {}", self.key)
+    }
+}
+
 fn trusted_root() -> String {
     "trusted_root.json".to_owned()
 }

@@ -70,6 +70,7 @@ impl Standing {
             source: Source::Known,
             listed: registry.is_some(),
             processor: registry.is_some_and(|registry| registry.is_processor(namespace, service_account)),
+            proven: false,
         });
         let (mut owing, mut refused) = (Vec::new(), Vec::new());
         let mut first: Option<Why> = None;

@@ -57,24 +57,35 @@ const LIFECYCLE: &str = "application/vnd.microsoft.artifact.lifecycle";
 /// A DSSE envelope by itself.
 const ENVELOPE: &str = "application/vnd.dsse.envelope.v1+json";
 
-/// Whether evidence is enough to judge by: it proves what is asked, or somebody looked a moment ago.
-fn suffices(evidence: &Evidence, proofs: &[&Proof]) -> bool {
+/// Evidence that is at hand, and is enough to judge by.
+#[derive(Debug, Default)]
+pub(super) struct AtHand {
+    /// What was found. None where nothing is asked.
+    pub(super) evidence: Option<Outcome<Arc<Evidence>>>,
+    /// It was found out that it proves what is asked. False where that is yet to be judged.
+    pub(super) proven: bool,
+}
+
+/// Whether evidence is enough to judge by: it proves what is asked (then true), or somebody looked a moment ago (then false: it may not).
+fn suffices(evidence: &Evidence, proofs: &[&Proof]) -> Option<bool> {
     let now = Timestamp::now();
-    let young = is_within(evidence.looked_at, BAD_IS_FRESH, now);
-    proofs.iter().all(|proof| proof.is_covered_by(evidence) && (young || proof.judge(evidence, &NoExceptions, now).is_ok()))
+    let covered = proofs.iter().all(|proof| proof.is_covered_by(evidence));
+    let proven = covered && proofs.iter().all(|proof| proof.judge(evidence, &NoExceptions, now).is_ok());
+    (proven || covered && is_within(evidence.looked_at, BAD_IS_FRESH, now)).then_some(proven)
 }
 
 /// Evidence has to be fetched.
 #[derive(Debug)]
 pub(super) struct Missing;
 
-/// What is at hand of evidence, if that is enough. None where nothing is asked.
-pub(super) fn at_hand(known: &Known, proofs: &[&Proof]) -> Result<Option<Outcome<Arc<Evidence>>>, Missing> {
+/// What is at hand of evidence, if that is enough.
+pub(super) fn at_hand(known: &Known, proofs: &[&Proof]) -> Result<AtHand, Missing> {
     if proofs.is_empty() {
-        return Ok(None);
+        return Ok(AtHand::default());
     }
-    let evidence = known.evidence.as_ref().filter(|evidence| suffices(evidence, proofs)).ok_or(Missing)?;
-    Ok(Some(Outcome::Found(evidence.clone())))
+    let evidence = known.evidence.as_ref().ok_or(Missing)?;
+    let proven = suffices(evidence, proofs).ok_or(Missing)?;
+    Ok(AtHand { evidence: Some(Outcome::Found(evidence.clone())), proven })
 }
 
 /// Everybody for whose signatures is looked: those who are asked for first, then whoever else a policy or Registry trusts that speaks of the
@@ -126,7 +137,7 @@ impl Lookups {
         if asker.proofs.is_empty() {
             return None;
         }
-        if let Some(Ok(evidence)) = known.map(|known| at_hand(known, asker.proofs)) {
+        if let Some(Ok(AtHand { evidence, .. })) = known.map(|known| at_hand(known, asker.proofs)) {
             return evidence;
         }
         let access = match &asker.access {

@@ -184,7 +184,8 @@ async fn pass(term: &Term, api: &Api<Registry>, entry: &Arc<RegistryEntry>, due:
     }
     say("Reachable", Some(reachable), if reachable { "Answers" } else { "Outage" }, if reachable { "" } else { &told });
     say("Authorized", authorized, if authorized == Some(true) { "Accepted" } else { "NotAccepted" }, &told);
-    match (&entry.release, &entry.release_error, unproven.first()) {
+    let fault = entry.release.as_ref().and_then(|proof| operator.index.read().root_fault(proof));
+    match (&entry.release, entry.release_error.as_ref().or(fault.as_ref()), unproven.first()) {
         (_, Some(why), _) => {
             say("Proving", Some(false), "NotRead", &format!("{why}. Nothing is released by its proof until that is mended"));
         }

@@ -1,7 +1,9 @@
 //! Lets images out of quarantine that are proven: the flag follows the proof, where Lazaretto keeps the flag and the Registry says what it takes.
 //!
-//! Only an image that is in quarantine because it is new is let go. What a person has decided stays as it is, and so does what was found
-//! unfit. What is still missing is written on the ImageStatus, so that whoever waits can read it.
+//! Only an image that is in quarantine because it is new, or because its proof was lost, is let go; and only what was let go by proof goes back
+//! when the proof does not hold any more: a report too old, a later one that is worse, a signer who is trusted no longer. What a person has decided
+//! stays as it is, and so does what was found unfit. What could not be fetched changes nothing. What is missing is written on the ImageStatus, so that
+//! whoever waits can read it.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -15,14 +17,14 @@ use tokio::time::Instant;
 
 use super::Term;
 use crate::{
-    api::{EvidenceItem, EvidenceKind, Exception, ImageStatus, ImageStatusStatus, Provider, State},
+    api::{Evidence, EvidenceItem, EvidenceKind, Exception, ImageStatus, ImageStatusStatus, Provider, State},
     facts::{Facts, Outcome},
     history::{self, Merged, Observation, Weight},
     image::Subject,
     index::Known,
     lookups::{Access, Asker},
     policy::RegistryEntry,
-    proof::{NoExceptions, signer},
+    proof::{NoExceptions, Proof, signer},
     sentence::WAITS,
 };
 
@@ -37,10 +39,18 @@ const LATE: Duration = Duration::from_secs(600);
 const REGULARLY: Duration = Duration::from_secs(3_600);
 /// Who lets go, and who holds what is new.
 const US: &str = "lazaretto";
+/// How the reason of a release by proof begins.
+const PROVEN: &str = "proven: ";
+/// The reason why one is held again.
+const LOST: &str = "its proof does not hold any more";
 
 /// When which image is looked at again. In memory: a new leader looks at all of them once.
 #[derive(Debug, Default)]
-pub(super) struct Due(HashMap<Subject, Look>);
+pub(super) struct Due {
+    looks: HashMap<Subject, Look>,
+    /// What it takes, as it was at the last pass.
+    takes: Option<Proof>,
+}
 
 /// When an image is looked at again, and when it was looked at first.
 #[derive(Clone, Copy, Debug)]
@@ -50,15 +60,23 @@ struct Look {
 }
 
 impl Due {
+    /// Where it takes something else now, everything is due.
+    fn by(&mut self, takes: Option<&Proof>) {
+        if self.takes.as_ref() != takes {
+            self.looks.clear();
+            self.takes = takes.cloned();
+        }
+    }
+
     fn is_due(&self, subject: &Subject, now: Instant) -> bool {
-        self.0.get(subject).is_none_or(|look| look.next <= now)
+        self.looks.get(subject).is_none_or(|look| look.next <= now)
     }
 
     /// Somebody may sign at any time, and most often does so soon: the longer it has waited, the later it is looked at again.
     fn looked(&mut self, subject: Subject, now: Instant, waits: bool) {
-        let first = self.0.get(&subject).map_or(now, |look| look.first);
+        let first = self.looks.get(&subject).map_or(now, |look| look.first);
         let wait = if waits { (now.duration_since(first) / 10).clamp(SOON, LATE) } else { REGULARLY };
-        self.0.insert(subject, Look { next: now + wait, first });
+        self.looks.insert(subject, Look { next: now + wait, first });
     }
 }
 
@@ -76,10 +94,11 @@ pub(super) async fn look(term: &Term, entry: &Arc<RegistryEntry>, access: &Acces
         found.map(|(subject, known)| (subject.clone(), known.clone())).collect()
     };
     let there: HashSet<&Subject> = all.iter().map(|(subject, _)| subject).collect();
-    due.0.retain(|subject, _| there.contains(subject));
+    due.by(entry.release.as_ref());
+    due.looks.retain(|subject, _| there.contains(subject));
     all.retain(|(subject, _)| due.is_due(subject, now));
     // Those that wait first, and of each the longest unseen.
-    all.sort_by_cached_key(|(subject, known)| (!waits(entry, known), due.0.get(subject).map(|look| look.next)));
+    all.sort_by_cached_key(|(subject, known)| (!waits(entry, known), due.looks.get(subject).map(|look| look.next)));
     all.truncate(MOST_LOOKS);
     let looks = all.into_iter().map(|(subject, known)| async move {
         let why = one(term, entry, access, &subject, &known).await;
@@ -96,10 +115,18 @@ pub(super) async fn look(term: &Term, entry: &Arc<RegistryEntry>, access: &Acces
     exceptions
 }
 
-/// It is new, in quarantine for that, and may be released by its proof.
+/// It is in quarantine by us, and may be released by its proof.
 fn waits(entry: &RegistryEntry, known: &Known) -> bool {
-    let facts = &known.facts;
-    entry.release.is_some() && facts.state == State::Quarantined && facts.provider == Provider::Managed && facts.by == US && !known.decided
+    entry.release.is_some() && known.facts.state == State::Quarantined && is_ours(known)
+}
+
+/// It was released by its proof, and goes by it.
+fn is_let_go(entry: &RegistryEntry, known: &Known) -> bool {
+    entry.release.is_some() && known.facts.state == State::Released && known.facts.reason.starts_with(PROVEN) && is_ours(known)
+}
+
+fn is_ours(known: &Known) -> bool {
+    known.facts.provider == Provider::Managed && known.facts.by == US && !known.decided
 }
 
 /// One image. Returns why it could not be looked at.
@@ -114,23 +141,12 @@ async fn one(term: &Term, entry: &Arc<RegistryEntry>, access: &Access, subject: 
         Outcome::Found(evidence) => evidence,
         other => return super::pass::reason(&other),
     };
-    let proof = entry.release.as_ref().filter(|_| waits(entry, known))?;
+    let proof = entry.release.as_ref()?;
+    let now = Timestamp::now();
+    let observation = observe(proof, &known.facts, &evidence, (waits(entry, known), is_let_go(entry, known)), now)?;
     if !term.may_write() {
         return Some("no longer leading".to_owned());
     }
-    let now = Timestamp::now();
-    let verdict = proof.judge(&evidence, &NoExceptions, now);
-    let facts = Facts { observed_at: now, ..(*known.facts).clone() };
-    let observation = match &verdict {
-        Ok(()) => {
-            let counts: Vec<&EvidenceItem> = evidence.items.iter().filter(|item| proof.uses(item)).collect();
-            Observation {
-                facts: Facts { state: State::Released, since: now, reason: reason(&counts), details: details(&counts), ..facts },
-                weight: Weight::Explicit,
-            }
-        }
-        Err(unproven) => Observation { facts: Facts { details: format!("{WAITS}{unproven}"), ..facts }, weight: Weight::Seen },
-    };
     match operator.writer.change(&known.name, |object| settled(object, &observation, now)).await {
         Ok(Some(object)) => {
             operator.index.write().apply_written(&object, now);
@@ -142,11 +158,42 @@ async fn one(term: &Term, entry: &Arc<RegistryEntry>, access: &Access, subject: 
     }
 }
 
+/// What the evidence comes to for an image that waits, or that was let go by its proof. None where that is no news.
+fn observe(proof: &Proof, known: &Facts, evidence: &Evidence, (waits, let_go): (bool, bool), now: Timestamp) -> Option<Observation> {
+    // While somebody's trusted root is not at hand, nobody can say that it is not signed.
+    if !(waits || let_go && proof.is_covered_by(evidence)) {
+        return None;
+    }
+    let facts = Facts { observed_at: now, ..known.clone() };
+    match proof.judge(evidence, &NoExceptions, now) {
+        Ok(()) if let_go => None,
+        Ok(()) => {
+            let counts: Vec<&EvidenceItem> = evidence.items.iter().filter(|item| proof.uses(item)).collect();
+            let facts = Facts { state: State::Released, since: now, reason: reason(&counts), details: details(&counts), ..facts };
+            Some(Observation { facts, weight: Weight::Explicit })
+        }
+        Err(unproven) => {
+            let details = format!("{WAITS}{unproven}");
+            let facts = if let_go {
+                Facts { state: State::Quarantined, since: now, reason: LOST.to_owned(), details, ..facts }
+            } else {
+                Facts { details, ..facts }
+            };
+            Some(Observation { facts, weight: Weight::Seen })
+        }
+    }
+}
+
 /// The status with what was found, unless somebody has decided meanwhile.
 fn settled(object: &ImageStatus, observation: &Observation, now: Timestamp) -> Option<ImageStatusStatus> {
     let status = object.status.as_ref()?;
-    let waits = status.state == State::Quarantined && status.by == US && status.provider == Provider::Managed;
-    if !waits || object.spec.quarantine.is_some() {
+    let goes_by_proof = match status.state {
+        State::Quarantined => true,
+        State::Released => status.reason.starts_with(PROVEN),
+        State::Failed | State::Pending | State::Unmanaged => false,
+    };
+    let ours = status.by == US && status.provider == Provider::Managed;
+    if !(ours && goes_by_proof) || object.spec.quarantine.is_some() {
         return None;
     }
     match history::merge(object, observation, now) {
@@ -174,10 +221,76 @@ fn reason(counts: &[&EvidenceItem]) -> String {
             parts.push(format!("{} {}", word(item.kind), hex.get(..8).unwrap_or(hex)));
         }
     }
-    format!("proven: {}", parts.join(", "))
+    format!("{PROVEN}{}", parts.join(", "))
 }
 
 fn details(counts: &[&EvidenceItem]) -> String {
     let parts = counts.iter().map(|item| format!("{} {} by {}", word(item.kind), item.digest, signer(item)));
     history::clip(&parts.collect::<Vec<_>>().join("; "), 512)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{facts::Manifest, image::Digest, proof::Asked};
+
+    const KEY: &str = include_str!("../../tests/fixtures/proof/keys/ecdsa-p256.pub.pem");
+
+    fn proof() -> Proof {
+        let authorities = serde_json::from_value::<Vec<crate::api::Authority>>(json!([{ "name": "build", "publicKey": KEY }])).unwrap();
+        let signatures = serde_json::from_value(json!({})).unwrap();
+        Proof::read(&Asked { authorities: &authorities, signatures: Some(&signatures), ..Asked::default() }).unwrap()
+    }
+
+    fn evidence(proof: &Proof, signed: bool, looked: bool) -> Evidence {
+        let authority = &proof.authorities[0];
+        let item = json!({ "kind": "Signature", "key": &*authority.id, "digest": Digest::of(b"signature").to_string() });
+        serde_json::from_value(json!({
+            "lookedAt": "2026-01-01T00:00:00Z",
+            "lookedFor": if looked { vec![&*authority.short] } else { Vec::new() },
+            "items": if signed { vec![item] } else { Vec::new() },
+        }))
+        .unwrap()
+    }
+
+    fn known(state: State, reason: &str) -> Facts {
+        Facts {
+            state,
+            since: Timestamp::UNIX_EPOCH,
+            by: US.to_owned(),
+            reason: reason.to_owned(),
+            details: String::new(),
+            provider: Provider::Managed,
+            observed_at: Timestamp::UNIX_EPOCH,
+            manifest: Manifest::default(),
+        }
+    }
+
+    /// What becomes of it: the state, its reason, its details.
+    fn seen(known: &Facts, evidence: &Evidence, kind: (bool, bool)) -> Option<(State, String, String)> {
+        let seen = observe(&proof(), known, evidence, kind, Timestamp::now())?;
+        Some((seen.facts.state, seen.facts.reason, seen.facts.details))
+    }
+
+    #[test]
+    fn the_flag_follows_the_proof() {
+        let (new, proven) = (known(State::Quarantined, "new"), known(State::Released, "proven: signature 12345678"));
+        let (waits, let_go, neither) = ((true, false), (false, true), (false, false));
+        let [signed, unsigned, unread] =
+            [(true, true), (false, true), (false, false)].map(|(signed, looked)| evidence(&proof(), signed, looked));
+        let (state, reason, _) = seen(&new, &signed, waits).unwrap();
+        assert_eq!(state, State::Released);
+        assert!(reason.starts_with(PROVEN), "{reason}");
+        let (state, reason, details) = seen(&new, &unsigned, waits).unwrap();
+        assert_eq!((state, &*reason), (State::Quarantined, "new"));
+        assert!(details.starts_with("waits: it is not signed by build"), "{details}");
+        assert_eq!(seen(&proven, &signed, let_go), None);
+        let (state, reason, details) = seen(&proven, &unsigned, let_go).unwrap();
+        assert_eq!((state, &*reason), (State::Quarantined, LOST));
+        assert!(details.starts_with("waits: it is not signed by build"), "{details}");
+        assert_eq!(seen(&proven, &unread, let_go), None, "nobody has looked for whoever has to sign");
+        assert_eq!(seen(&proven, &unsigned, neither), None, "a person decided");
+    }
 }

@@ -1,6 +1,9 @@
 //! The statuses of what people write: one server-side apply each, and only when something changed.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 use kube::{
@@ -21,6 +24,9 @@ use crate::{
 
 /// What becomes of an object that cannot be read.
 pub(super) const STAYS: &str = "Its last readable form, if there was one, stays in force";
+
+/// Whether every trusted root that a policy goes by can be read.
+const AUTHORITIES: &str = "AuthoritiesReady";
 
 /// Whose the debts on a Registry object are: the passes write the rest of its status, at other times.
 const DEBTS_MANAGER: &str = "lazaretto-debts";
@@ -63,7 +69,15 @@ pub(super) async fn write_debts(
 /// `debts` by policy.
 pub(super) async fn write_all(term: &Term, debts: &BTreeMap<Arc<str>, Debts>) -> Result<(), String> {
     let client = term.operator.client.clone();
-    let rules = term.operator.index.read().rules();
+    let (rules, faults) = {
+        let index = term.operator.index.read();
+        let rules = index.rules();
+        // None of the policies that need none.
+        let asking = rules.policies.iter().filter(|(_, policy)| policy.proof.sources().next().is_some());
+        let faults: HashMap<String, Option<String>> =
+            asking.map(|(name, policy)| (name.clone(), index.root_fault(&policy.proof))).collect();
+        (rules, faults)
+    };
     let now = Timestamp::now();
     // By the object at hand: the index may hold an earlier form of it than the generation that the status speaks of.
     let no = |error: Unreadable| error.to_string();
@@ -74,6 +88,17 @@ pub(super) async fn write_all(term: &Term, debts: &BTreeMap<Arc<str>, Debts>) ->
         let old = object.status.clone().unwrap_or_default();
         let mut new = QuarantinePolicyStatus { observed_generation: object.metadata.generation, ..old.clone() };
         ready(&mut new.conditions, "Ready", Policy::try_from(&object).err().map(no).as_deref(), object.metadata.generation, now);
+        match faults.get(&name) {
+            Some(fault) => {
+                let (reason, message) = fault.as_deref().map_or(("Read", ""), |why| ("TrustRootNotRead", why));
+                let generation = object.metadata.generation;
+                api::set_condition(
+                    &mut new.conditions,
+                    api::condition(AUTHORITIES, Some(fault.is_none()), reason, message, generation, now),
+                );
+            }
+            None => new.conditions.retain(|condition| condition.type_ != AUTHORITIES),
+        }
         new.debts = debts.get(name.as_str()).cloned().unwrap_or_default();
         if new != old {
             write(term, &policies, &name, json!(new)).await?;

@@ -46,6 +46,9 @@ fn proven(case: &Case<'_, '_>, sight: &Sight) -> Verdict {
 
 /// What the evidence comes to. That it could not be had is never read as "not signed".
 fn find_out(case: &Case<'_, '_>, sight: &Sight) -> Verdict {
+    if sight.proven {
+        return Verdict::Admit(basis(sight));
+    }
     let exceptions = Excepted { case, sight };
     if !case.waivers.is_empty() && case.policy.proof.requirements().all(|requirement| exceptions.waives(requirement)) {
         return Verdict::Admit(Basis::Waiver);
@@ -177,6 +180,7 @@ mod tests {
             listed: true,
             processor: false,
             evidence,
+            proven: false,
         };
         let case = Case { policy, waivers: &[], namespace: "team", image: &image, now, undenied: true, proven: None };
         Opinion::of(&case, &sight).settled

@@ -46,6 +46,7 @@ fn sight(outcome: Outcome<Facts>) -> Sight {
         listed: true,
         processor: false,
         evidence: None,
+        proven: false,
     }
 }
 

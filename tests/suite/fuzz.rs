@@ -339,6 +339,24 @@ fn signed() -> (proof::PublicKey, Digest) {
     (key, fixture("digest.txt").trim().parse().unwrap())
 }
 
+/// What is read of a trusted root is named by its own bytes, and holds up under a bundle.
+#[test]
+fn trusted_roots() {
+    let corpus = ["keyless.trusted_root.json", "keyless-other-root.trusted_root.json", "js-keyless.trusted_root.json"].map(fixture);
+    let bundle = fixture("keyless.bundle.json");
+    let bundle = proof::Bundle::read(bundle.as_bytes()).unwrap();
+    let (_, digest) = signed();
+    let corpus: Vec<&str> = corpus.iter().map(String::as_str).collect();
+    let pieces = [&PROOF_PIECES[..], &["\"tlogs\":[]", "\"ctlogs\":null", "\"validFor\":{}", "rawBytes", "9999-12-31T00:00:00Z"]].concat();
+    fuzz("trusted root", &corpus, &pieces, |input| {
+        let Ok(root) = proof::TrustRoot::read(input) else { return };
+        assert_eq!(*root.fingerprint(), Digest::of(input));
+        if let Ok(attested) = proof::keyless(&bundle, &root, proof::Subject::Digest(&digest)) {
+            assert!(matches!(attested.signer, proof::Signer::Keyless { root: named, .. } if named == Digest::of(input)));
+        }
+    });
+}
+
 /// Nothing but what was signed is accepted: a mutation that is, says what the original says.
 #[test]
 fn bundles() {

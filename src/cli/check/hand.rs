@@ -169,7 +169,17 @@ pub(super) async fn gather(images: Vec<Reference>, world: &World, asking: Option
 async fn at_hand(image: &Reference, world: &World, asking: Option<&Asking>, cluster: bool) -> Hand {
     let listed = world.rules.registry_of(image).is_some();
     let hand = |subject, outcome, last, gap| Hand {
-        sight: Sight { subject, certain: true, outcome, last, source: Source::Known, listed, processor: false, evidence: None },
+        sight: Sight {
+            subject,
+            certain: true,
+            outcome,
+            last,
+            source: Source::Known,
+            listed,
+            processor: false,
+            evidence: None,
+            proven: false,
+        },
         gap,
     };
     let known = |subject: Subject, known: &Known| {
@@ -234,7 +244,17 @@ mod tests {
     use crate::facts::{Facts, Outage, OutageKind};
 
     fn sight(outcome: Outcome<Arc<Facts>>) -> Sight {
-        Sight { subject: None, certain: false, outcome, last: None, source: Source::Asked, listed: true, processor: false, evidence: None }
+        Sight {
+            subject: None,
+            certain: false,
+            outcome,
+            last: None,
+            source: Source::Asked,
+            listed: true,
+            processor: false,
+            evidence: None,
+            proven: false,
+        }
     }
 
     #[test]

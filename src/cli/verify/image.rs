@@ -88,8 +88,7 @@ pub(super) async fn run(image: &str, arguments: &ImageArguments, format: output:
         bail!("nothing in these files asks for a signature, an SBOM or a report of {}", reference.name());
     }
     if let Some((by, source)) = wanted.iter().find_map(|(by, proof)| Some((by, proof.missing_root()?))) {
-        let name = source.config_map_name.as_ref().or(source.secret_name.as_ref()).map_or("", String::as_str);
-        bail!("{by} goes by the trusted root in {name}, key {}: give it as a ConfigMap of that name in --policy", source.key);
+        bail!("{by} goes by the trusted root in {source}: give it as a ConfigMap of that name in --policy");
     }
     let keyring = match (&arguments.docker_config, arguments.docker_login) {
         (Some(path), _) => docker_config(path)?,
