@@ -16,6 +16,7 @@ mod pipeline;
 mod proven;
 mod schema;
 mod settings;
+mod shadow;
 mod smoke;
 mod story;
 #[path = "../tests/support/mod.rs"]

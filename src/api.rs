@@ -26,8 +26,8 @@ pub use quarantine_policy::{
     Require, Revocation, WhenUnknown,
 };
 pub use registry::{
-    Adoption, Exception, Limits, MAX_OWED_IMAGES, OwedImage, Processor, QuarantineProvider, QuarantineSpec, Registry, RegistryDebts,
-    RegistrySpec, RegistryStatus, ReleaseCriteria, SecretName,
+    Adoption, Exception, Limits, MAX_OWED_IMAGES, Mirror, OwedImage, Processor, QuarantineProvider, QuarantineSpec, Registry,
+    RegistryDebts, RegistrySpec, RegistryStatus, ReleaseCriteria, SecretName,
 };
 pub use waiver::{Requirement, Waiver, WaiverSpec, WaiverStatus};
 

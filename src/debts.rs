@@ -25,6 +25,7 @@ use crate::{
     image::{Reference, Subject},
     index::{Known, Rules},
     judgement::Setting,
+    origin::Rival,
     running::{Container, Image, Owner, Pod},
 };
 
@@ -240,7 +241,8 @@ pub struct Turn<'b> {
 }
 
 impl Turn<'_> {
-    /// Goes through the pods of one namespace. `known` tells what is known of what runs.
+    /// Goes through the pods of one namespace. `known` tells what is known of what runs, `held` whether a registry was last found to hold a
+    /// repository.
     pub fn namespace(
         &mut self,
         setting: &Setting<'_>,
@@ -248,6 +250,7 @@ impl Turn<'_> {
         namespace: &Arc<str>,
         pods: &[(Arc<str>, Arc<Pod>)],
         known: impl Fn(&Subject) -> Option<Finding>,
+        held: impl Fn(&Rival) -> Option<bool>,
     ) {
         // Most pods of a namespace have few images and accounts among them.
         let mut standings: HashMap<(*const Image, *const u8), Option<Arc<Standing>>> = HashMap::new();
@@ -257,7 +260,7 @@ impl Turn<'_> {
                 let Some(subject) = &image.subject else { continue };
                 let key = (Arc::as_ptr(image), pod.make.service_account.as_ptr());
                 let standing = standings.entry(key).or_insert_with(|| {
-                    Standing::of(setting, rules, namespace, &pod.make.service_account, image, known(subject)).map(Arc::new)
+                    Standing::of(setting, rules, namespace, &pod.make.service_account, image, known(subject), &held).map(Arc::new)
                 });
                 let Some(standing) = standing else { continue };
                 if standing.is_clear() && self.book.owed.is_empty() && self.book.open.is_empty() {

@@ -18,8 +18,10 @@ use crate::{
     image::Reference,
     index::{Known, Rules},
     judgement::{self, Answer, Considered, FieldPath, Judgement, Scope, Setting, Spoken, Want},
-    lookups::{Asker, Lookups, NoAccess},
+    line::Class,
+    lookups::{Access, Asker, Lookups, NoAccess},
     metrics::{Metrics, Phase, PhaseLabels, ReviewLabels},
+    origin::{self, Origin, Rival, Said},
     pod::{self, MOST_IMAGES, Named, Pod},
     policy::RegistryEntry,
     review::{Request, Response},
@@ -188,7 +190,10 @@ impl Gate {
         };
         let setting = Setting::new(&rules, scope, namespace, labels, Timestamp::now());
         let spoken = spoken(&setting, named);
-        let place = |rules: &Rules, image: &Reference| rules.registry_of(image).map(|registry| registry.place);
+        let place = |rules: &Rules, image: &Reference| {
+            let registry = rules.registry_of(image);
+            (registry.map(|registry| registry.place), rules.rivals(image, registry))
+        };
         let suffices = |spoken: &Spoken<'_>| {
             spoken.wants().is_none_or(|image| place(before, image) == place(&rules, image) && sights.iter().any(|(of, _)| of == image))
         };
@@ -212,10 +217,18 @@ impl Gate {
         let bearer = Bearer::of(&pod, namespace);
         let setting = Setting::new(&rules, Scope::All, namespace, &labels, Timestamp::now());
         let (record, inside) = (!request.dry_run.unwrap_or_default(), setting.denies_digests());
-        let glance = |Want { image, registry, proofs }: &Want<'_, '_>| {
+        let glance = |want: &Want<'_, '_>| {
+            let Want { image, registry, rivals, facts, proofs } = want;
+            let origin = self.origin_at_a_glance(image, rivals, namespace);
             let access = Ok(self.wallet.known(registry.map(AsRef::as_ref), image));
             let (processor, deadline) = (bearer.is_processor(*registry), Instant::now());
-            self.lookups.glance(image, *registry, &Asker { namespace, access, deadline, record, processor, inside, proofs })
+            let asker = Asker { namespace, access, deadline, record, processor, inside, proofs };
+            let sight = if *facts { self.lookups.glance(image, *registry, &asker) } else { None };
+            // A warning may speak of the origin alone, where that is all that is known.
+            match origin {
+                Origin::Held(_) => Some(Sight { origin, ..sight.unwrap_or_else(|| Sight::of_name(registry.is_some())) }),
+                Origin::Free | Origin::Open { .. } => sight,
+            }
         };
         let spoken = pod.images().take(MOST_IMAGES).map(|named| setting.spoken(FieldPath::Pod(named), named.image));
         let consider = spoken.map(|spoken| {
@@ -231,35 +244,83 @@ impl Gate {
     /// What is at hand about each of these images, and whether anything had to be waited for. What is not at hand yet is asked for, for all of
     /// them at once.
     async fn sights(&self, wanted: &[Want<'_, '_>], question: &Question<'_>) -> (Vec<Sight>, bool) {
-        let Question { bearer, deadline, record, inside } = *question;
+        let Question { bearer, deadline, inside, .. } = *question;
         if wanted.is_empty() {
             return (Vec::new(), false);
         }
         let started = Instant::now();
         let at_hand = |want: &Want<'_, '_>| {
+            let origin = self.origin_at_hand(want)?;
+            if !want.facts {
+                return Some(Sight { origin, ..Sight::of_name(want.registry.is_some()) });
+            }
             let access = || self.wallet.at_hand(want.registry.map(AsRef::as_ref), want.image);
-            self.lookups.at_hand(want.image, want.registry, bearer.is_processor(want.registry), (inside, &want.proofs), access)
+            let processor = bearer.is_processor(want.registry);
+            let sight = self.lookups.at_hand(want.image, want.registry, processor, (inside, &want.proofs), access)?;
+            Some(Sight { origin, ..sight })
         };
         let mut sights: Vec<Option<Sight>> = wanted.iter().map(at_hand).collect();
         let waits = sights.iter().any(Option::is_none);
         if waits {
             let missing = wanted.iter().zip(&mut sights).filter(|(_, sight)| sight.is_none());
             join_all(missing.map(|(want, sight)| async move {
-                let Want { image, registry, .. } = *want;
-                let access = self.wallet.access(registry.map(AsRef::as_ref), image, bearer.namespace, &bearer.pull_secrets);
-                let access = match tokio::time::timeout_at(deadline, access).await {
-                    Ok(access) => access,
-                    Err(_) => Err(NoAccess::Later("the API server did not show the credentials in time".to_owned())),
-                };
-                let processor = bearer.is_processor(registry);
-                let asker = Asker { namespace: bearer.namespace, access, deadline, record, processor, inside, proofs: &want.proofs };
-                *sight = Some(self.lookups.see(image, registry, &asker).await);
+                let (found, origin) = futures::join!(self.look(want, question), self.origin(want, bearer.namespace, deadline));
+                *sight = Some(Sight { origin, ..found });
             }))
             .await;
         }
         let phase = PhaseLabels { phase: Phase::Lookup };
         self.metrics.review_duration.get_or_create(&phase).observe(started.elapsed().as_secs_f64());
         (sights.into_iter().flatten().collect(), waits)
+    }
+
+    /// What is at hand about an image, or is found out.
+    async fn look(&self, want: &Want<'_, '_>, question: &Question<'_>) -> Sight {
+        let Question { bearer, deadline, record, inside } = *question;
+        let Want { image, registry, facts, .. } = *want;
+        if !facts {
+            return Sight::of_name(registry.is_some());
+        }
+        let access = self.wallet.access(registry.map(AsRef::as_ref), image, bearer.namespace, &bearer.pull_secrets);
+        let access = in_time(access, deadline).await;
+        let processor = bearer.is_processor(registry);
+        let asker = Asker { namespace: bearer.namespace, access, deadline, record, processor, inside, proofs: &want.proofs };
+        self.lookups.see(image, registry, &asker).await
+    }
+
+    /// Whether other registries go before that of an image, as far as nobody has to be asked or waited for.
+    fn origin_at_hand(&self, want: &Want<'_, '_>) -> Option<Origin> {
+        if want.rivals.is_empty() {
+            return Some(Origin::Free);
+        }
+        let said = want.rivals.iter().map(|rival| Some((rival, self.held_at_hand(rival)?)));
+        Some(origin::weigh(want.image, &said.collect::<Option<Vec<_>>>()?))
+    }
+
+    fn held_at_hand(&self, rival: &Rival) -> Option<Said> {
+        self.lookups.held_at_hand(rival, &self.wallet.own_at_hand(&rival.registry, rival.host())?)
+    }
+
+    /// The same for what is never refused; what is not at hand is asked for, so that the next one finds it.
+    fn origin_at_a_glance(&self, image: &Reference, rivals: &[Rival], namespace: &str) -> Origin {
+        let mut known = Vec::with_capacity(rivals.len());
+        for rival in rivals {
+            match (self.held_at_hand(rival), self.wallet.own_at_hand(&rival.registry, rival.host())) {
+                (Some(said), _) => known.push((rival, said)),
+                (None, Some(access)) => self.lookups.launch_held(rival, access, namespace),
+                (None, None) => {}
+            }
+        }
+        origin::weigh(image, &known)
+    }
+
+    /// Whether other registries go before that of an image; they are asked, all at once.
+    async fn origin(&self, want: &Want<'_, '_>, namespace: &str, deadline: Instant) -> Origin {
+        let said = want.rivals.iter().map(|rival| async move {
+            let access = in_time(self.wallet.own(&rival.registry, rival.host()), deadline).await;
+            (rival, self.lookups.held(rival, access, namespace, deadline, Class::Admission).await)
+        });
+        origin::weigh(want.image, &join_all(said).await)
     }
 
     /// The labels of a namespace. One that the index does not hold is read live before "no policy matches" is believed: it may
@@ -306,6 +367,11 @@ impl Gate {
             audit::admission(&context, line);
         }
     }
+}
+
+async fn in_time(access: impl Future<Output = Result<Access, NoAccess>>, deadline: Instant) -> Result<Access, NoAccess> {
+    let late = || Err(NoAccess::Later("the API server did not show the credentials in time".to_owned()));
+    tokio::time::timeout_at(deadline, access).await.unwrap_or_else(|_| late())
 }
 
 fn plain(uid: &str, basis: Basis) -> Response {

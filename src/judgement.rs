@@ -9,6 +9,7 @@ use crate::{
     api::Mode,
     image::{Reference, ReferenceError, Subject},
     index::Rules,
+    origin::Rival,
     pod::Named,
     policy::{Policy, RegistryEntry, Waiver},
     proof::Proof,
@@ -118,7 +119,16 @@ impl<'a> Setting<'a> {
     /// One image as one of its policies meets it.
     #[must_use]
     pub fn case<'c>(&'c self, policy: &'a Policy, image: &'c Reference) -> Case<'a, 'c> {
-        Case { policy, waivers: &self.waivers, namespace: self.namespace, image, now: self.now, undenied: false, proven: None }
+        Case {
+            policy,
+            waivers: &self.waivers,
+            namespace: self.namespace,
+            image,
+            now: self.now,
+            undenied: false,
+            proven: None,
+            contested: false,
+        }
     }
 
     /// One image with the policies that speak of it and what they say of its name.
@@ -127,10 +137,15 @@ impl<'a> Setting<'a> {
         let image = Reference::parse(text);
         let policies = self.policies_for(&image);
         let registry = image.as_ref().ok().and_then(|image| self.rules.registry_of(image));
+        let rivals = match &image {
+            Ok(image) if !policies.is_empty() => self.rules.rivals(image, registry),
+            _ => Vec::new(),
+        };
+        let contested = !rivals.is_empty();
         let mut views = Vec::with_capacity(policies.len());
         views.extend(policies.into_iter().map(|policy| {
             let opinion = match &image {
-                Ok(image) => Opinion::by_name(&self.case(policy, image), registry.is_some()),
+                Ok(image) => Opinion::by_name(&Case { contested, ..self.case(policy, image) }, registry.is_some()),
                 Err(error) => {
                     let settled = Settled::Refuse(Why::Reference(error.to_string()));
                     Some(Opinion { policy: &policy.name, mode: policy.mode, settled, warnings: Vec::new() })
@@ -138,7 +153,7 @@ impl<'a> Setting<'a> {
             };
             View { policy, opinion }
         }));
-        Spoken { subjected: Subjected { path, text, image }, registry, views }
+        Spoken { subjected: Subjected { path, text, image }, registry, rivals, views }
     }
 
     /// What each of its policies makes of one image, given what is at hand about it.
@@ -176,6 +191,8 @@ pub struct Spoken<'a> {
     pub subjected: Subjected<'a>,
     /// The Registry that speaks of it.
     pub registry: Option<&'a Arc<RegistryEntry>>,
+    /// Those that go before it, and are to be asked first.
+    pub rivals: Vec<Rival>,
     views: Vec<View<'a>>,
 }
 
@@ -216,7 +233,8 @@ impl<'a> Spoken<'a> {
                         proofs.push(proof);
                     }
                 }
-                wanted.push(Want { image, registry: spoken.registry, proofs });
+                let facts = spoken.views.iter().any(|view| view.opinion.is_none() && view.policy.needs_facts());
+                wanted.push(Want { image, registry: spoken.registry, rivals: &spoken.rivals, facts, proofs });
             }
         }
         wanted
@@ -230,6 +248,10 @@ pub struct Want<'s, 'a> {
     pub image: &'s Reference,
     /// The Registry that speaks of it.
     pub registry: Option<&'a Arc<RegistryEntry>>,
+    /// Those that go before it, and are to be asked first.
+    pub rivals: &'s [Rival],
+    /// What is known of the image itself is wanted, and not only its origin.
+    pub facts: bool,
     /// What has to be proven of it.
     pub proofs: SmallVec<[&'a Proof; 2]>,
 }
@@ -345,11 +367,11 @@ impl Opinion<'_> {
 
     /// On what it rests.
     #[must_use]
-    pub const fn basis(&self) -> Basis {
+    pub fn basis(&self) -> Basis {
         match &self.settled {
             Settled::Admit(basis) => *basis,
             Settled::Refuse(Why::Reference(_)) => Basis::Unreadable,
-            Settled::Later(Why::Busy(_), _) => Basis::Deadline,
+            Settled::Later(why, _) if why.is_busy() => Basis::Deadline,
             Settled::Refuse(Why::Denied(_) | Why::NoDigest | Why::AddressLiteral | Why::Unmanaged { .. }) => Basis::NothingRequired,
             Settled::Refuse(_) | Settled::Later(..) => Basis::Registry,
         }

@@ -33,6 +33,7 @@ pub mod image;
 pub mod index;
 pub mod judgement;
 pub mod keyring;
+pub mod origin;
 pub mod pattern;
 pub mod pod;
 pub mod policy;

@@ -15,6 +15,7 @@ mod asker;
 mod evidence;
 mod health;
 mod keys;
+mod origin;
 mod prove;
 mod rooms;
 mod sources;
@@ -39,6 +40,7 @@ use crate::{
     index::{self, Known},
     line::Class,
     metrics::{Asked, Metrics, QuestionLabels},
+    origin::Origin,
     policy::RegistryEntry,
     proof::Proof,
     provider::{self, Question, Seen},
@@ -91,6 +93,7 @@ impl Lookups {
         suffices(&known, &subject, registry, inside).then(|| Sight {
             evidence,
             proven,
+            origin: Origin::Free,
             subject: Some(subject),
             certain: true,
             outcome: Outcome::Found(known.facts.clone()),
@@ -131,6 +134,7 @@ impl Lookups {
             processor: asker.processor,
             evidence,
             proven: false,
+            origin: Origin::Free,
         };
         let (subject, resolved_now) = match image.subject() {
             Some(subject) => (subject, Source::Known),
@@ -225,6 +229,7 @@ impl Lookups {
                     processor,
                     evidence,
                     proven,
+                    origin: Origin::Free,
                 })
             }
             _ => {
@@ -269,7 +274,7 @@ impl Lookups {
     /// Flights in the air.
     #[must_use]
     pub fn aloft(&self) -> usize {
-        self.parts.resolves.aloft() + self.parts.judges.aloft() + self.parts.proofs.aloft()
+        self.parts.resolves.aloft() + self.parts.judges.aloft() + self.parts.proofs.aloft() + self.parts.holds.aloft()
     }
 
     /// The digest that a tag stands for now, for the leader's adoption.
@@ -408,6 +413,7 @@ impl Lookups {
         self.parts.resolves.sweep();
         self.parts.judges.sweep();
         self.parts.proofs.sweep();
+        self.parts.holds.sweep();
         let rules = self.parts.index.read().rules();
         self.parts.sources.keep(|name| rules.registries.contains_key(name));
     }
@@ -415,7 +421,7 @@ impl Lookups {
     /// Answers that are kept, and the bytes that they take.
     #[must_use]
     pub fn kept(&self) -> (usize, usize) {
-        let all = [self.parts.resolves.kept(), self.parts.judges.kept(), self.parts.proofs.kept()];
+        let all = [self.parts.resolves.kept(), self.parts.judges.kept(), self.parts.proofs.kept(), self.parts.holds.kept()];
         (all.iter().map(|(count, _)| count).sum(), all.iter().map(|(_, bytes)| bytes).sum())
     }
 

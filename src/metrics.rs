@@ -66,6 +66,8 @@ pub enum Asked {
     Poll,
     /// What is signed about a digest.
     Prove,
+    /// Whether a registry holds a repository that is named at another.
+    Holds,
 }
 
 /// A question to a registry and its end.

@@ -12,7 +12,8 @@ use kube::core::{ParseExpressionError, Selector, SelectorExt as _};
 use crate::{
     api::{self, Level, Mode, QuarantineProvider, Requirement},
     facts::Manifest,
-    image::{Digest, Reference},
+    history::clip,
+    image::{Digest, Reference, is_path_component},
     pattern::Pattern,
     proof::{Asked, Proof, ProofError},
 };
@@ -89,6 +90,9 @@ pub enum Unreadable {
     /// The endpoint.
     #[error("spec.endpoint: {0}")]
     Endpoint(String),
+    /// The mirror.
+    #[error("spec.mirror.endpoint: {0}")]
+    Mirror(String),
     /// The certificates.
     #[error("spec.caBundle: {0}")]
     CaBundle(String),
@@ -271,6 +275,17 @@ impl TryFrom<&api::Registry> for RegistryEntry {
         if let Some(text) = &spec.endpoint {
             url::Url::parse(text).map_err(|error| Unreadable::Endpoint(error.to_string()))?;
         }
+        if let Some(mirror) = &spec.mirror {
+            url::Url::parse(&mirror.endpoint).map_err(|error| Unreadable::Mirror(error.to_string()))?;
+        }
+        let prefixes = [("spec.pathPrefix", &spec.path_prefix)];
+        let mirrored = spec.mirror.iter().map(|mirror| ("spec.mirror.pathPrefix", &mirror.path_prefix));
+        for (field, prefix) in prefixes.into_iter().chain(mirrored) {
+            let wrong = prefix.as_ref().and_then(|prefix| prefix.split('/').find(|part| !is_path_component(part)));
+            if let Some(part) = wrong {
+                return Err(Unreadable::Pattern { field, why: format!("`{}` is no part of a repository path", clip(part, 64)) });
+            }
+        }
         if let Some(pem) = &spec.ca_bundle {
             use rustls_pki_types::{CertificateDer, pem::PemObject as _};
             let count = CertificateDer::pem_slice_iter(pem.as_bytes()).flatten().count();
@@ -326,7 +341,14 @@ fn release(spec: &api::QuarantineSpec) -> Result<Option<Proof>, ProofError> {
 fn place(name: Option<&str>, spec: &api::RegistrySpec) -> u64 {
     use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
     let provider = spec.quarantine.provider;
-    BuildHasherDefault::<DefaultHasher>::default().hash_one((name, &spec.endpoint, spec.plain_http, &spec.ca_bundle, provider))
+    BuildHasherDefault::<DefaultHasher>::default().hash_one((
+        name,
+        &spec.endpoint,
+        &spec.mirror,
+        spec.plain_http,
+        &spec.ca_bundle,
+        provider,
+    ))
 }
 
 /// A host as references have it, or why it is none. Read through the one reader of references, so that the two never differ.

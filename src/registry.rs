@@ -31,6 +31,7 @@ mod address;
 mod challenge;
 mod endpoint;
 mod failure;
+mod holds;
 mod identity;
 mod manifest;
 mod pass;
@@ -201,7 +202,7 @@ impl RegistryClient {
         reference: TagOrDigest<'_>,
     ) -> Result<Digest, Failure> {
         let url = manifest_url(endpoint, repository, reference)?;
-        self.ask(endpoint, credentials, &[pull(repository)], async |question| resolve(&question, url, reference).await).await
+        self.ask(endpoint, credentials, &[pull(endpoint, repository)], async |question| resolve(&question, url, reference).await).await
     }
 
     /// A manifest or index by its digest, its bytes hashed.
@@ -212,7 +213,7 @@ impl RegistryClient {
         repository: &str,
         digest: &Digest,
     ) -> Result<ManifestAnswer, Failure> {
-        self.ask(endpoint, credentials, &[pull(repository)], async |question| manifest(&question, repository, digest).await).await
+        self.ask(endpoint, credentials, &[pull(endpoint, repository)], async |question| manifest(&question, repository, digest).await).await
     }
 
     /// Whether the registry is alive: `GET /v2/` answers 200, or 401 or 403 to one who shows nothing.
@@ -282,8 +283,8 @@ impl RegistryClient {
 }
 
 /// The scope for pulling from a repository.
-fn pull(repository: &str) -> String {
-    format!("repository:{repository}:pull")
+fn pull(endpoint: &Endpoint, repository: &str) -> String {
+    format!("repository:{}:pull", endpoint.path_of(repository))
 }
 
 fn url_of(endpoint: &Endpoint, path: &str) -> Result<Url, Failure> {
@@ -299,17 +300,37 @@ fn manifest_url(endpoint: &Endpoint, repository: &str, reference: TagOrDigest<'_
 
 /// Of a repository, its `manifests`, `blobs` or `referrers`.
 fn url_in(endpoint: &Endpoint, repository: &str, place: &str, reference: TagOrDigest<'_>) -> Result<Url, Failure> {
-    // References are read elsewhere and hold nothing else; were one to, it must not become another path.
-    let plain = |text: &str, also: &[u8]| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || also.contains(&byte));
     let reference = match reference {
-        TagOrDigest::Tag(tag) if plain(tag, b"._-") && !tag.starts_with('.') => tag.to_owned(),
+        TagOrDigest::Tag(tag) if is_plain(tag) => tag.to_owned(),
         TagOrDigest::Digest(digest) => digest.to_string(),
         TagOrDigest::Tag(_) => return Err(Failure::Misbehaved("the tag of a request is not one".to_owned())),
     };
-    if !repository.split('/').all(|part| plain(part, b"._-") && !part.starts_with('.')) {
+    within(endpoint, repository, &format!("{place}/{reference}"))
+}
+
+/// The list of a repository's tags, of which one is asked for.
+fn url_in_list(endpoint: &Endpoint, repository: &str) -> Result<Url, Failure> {
+    let mut url = within(endpoint, repository, "tags/list")?;
+    url.query_pairs_mut().append_pair("n", "1");
+    Ok(url)
+}
+
+/// References are read elsewhere and hold nothing else; were one to, it must not become another path.
+fn is_plain(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    !text.is_empty() && text.bytes().all(plain) && !text.starts_with('.')
+}
+
+fn within(endpoint: &Endpoint, repository: &str, rest: &str) -> Result<Url, Failure> {
+    if !repository.split('/').all(is_plain) {
         return Err(Failure::Misbehaved("the repository of a request is not one".to_owned()));
     }
-    url_of(endpoint, &format!("/v2/{repository}/{place}/{reference}"))
+    let mut url = url_of(endpoint, &format!("/v2/{}/{rest}", endpoint.path_of(repository)))?;
+    if endpoint.mirror.is_some() {
+        // As nodes ask: a mirror of several registries tells them apart by this.
+        url.query_pairs_mut().append_pair("ns", &endpoint.host);
+    }
+    Ok(url)
 }
 
 async fn resolve(question: &Question<'_>, url: Url, reference: TagOrDigest<'_>) -> Result<Digest, Failure> {

@@ -83,6 +83,16 @@ pub fn reason(why: &Why, subject: Option<&Subject>) -> String {
             "this registry has no Registry object, so nobody keeps a quarantine flag for its images, and this policy admits released images only".to_owned()
         }
         Why::AddressLiteral => "the registry is named by its address, which could be any registry: write its host name, or let a Registry object name the address".to_owned(),
+        Why::Shadowed(instead) => format!(
+            "a registry that goes before this one (its Registry object has priority) holds a repository of this name, and this may be somebody else's: write {instead} instead"
+        ),
+        Why::OriginNotShown => {
+            "a registry that goes before this one (its Registry object has priority) does not show whether it holds a repository of this name: its Registry object needs credentials that may read all of its repositories".to_owned()
+        }
+        Why::OriginOpen(why) => format!(
+            "a registry that goes before this one (its Registry object has priority) has to say whether it holds a repository of this name: {}",
+            reason(why, None)
+        ),
         Why::NotFoundOrNotPermitted => {
             "the image was not found, or Lazaretto is not permitted to see it: check the name, and the credentials of the Registry object".to_owned()
         }
@@ -124,6 +134,9 @@ pub fn short(why: &Why) -> String {
         Why::Unproven(unproven) => unproven.to_string(),
         Why::Unmanaged { .. } => "nobody keeps a quarantine flag for it".to_owned(),
         Why::AddressLiteral => "its registry is named by an address".to_owned(),
+        Why::Shadowed(instead) => format!("use {instead}: a registry that goes before this one has this name"),
+        Why::OriginNotShown => "a registry that goes before this one does not show whether it has this name".to_owned(),
+        Why::OriginOpen(why) => format!("of a registry that goes before this one: {}", short(why)),
         Why::NotFoundOrNotPermitted => "not found or not permitted".to_owned(),
         Why::Hidden => "not found, hidden in quarantine, or not permitted".to_owned(),
         Why::Blocked(block) => format!("blocked by the registry: {}", block.code),

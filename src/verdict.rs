@@ -10,6 +10,7 @@
 //! - a waiter whose own time ran out ([`Outcome::Busy`]) knows nothing, and nothing opens on it;
 //! - a host without a Registry object is never "unavailable": its author may own it.
 
+mod origin;
 mod proven;
 
 use std::{sync::Arc, time::Duration};
@@ -22,6 +23,7 @@ use crate::{
     api::{Allowance, Evidence, Level, Mode, Requirement, State},
     facts::{Block, Busy, BusyCause, Facts, Manifest, Outage, Outcome, is_within},
     image::{Digest, Reference, Subject},
+    origin::Origin,
     policy::{Policy, Waiver},
     proof::Unproven,
 };
@@ -47,9 +49,28 @@ pub struct Sight {
     pub evidence: Option<Outcome<Arc<Evidence>>>,
     /// Whoever looked has found out, a moment ago, that it proves all that these rules ask for, without exceptions. False where that is yet to be judged.
     pub proven: bool,
+    /// Whether another registry goes before the one that it is named at.
+    pub origin: Origin,
 }
 
 impl Sight {
+    /// What is at hand of an image of which no more has to be known than its name and its [origin](Self::origin).
+    #[must_use]
+    pub fn of_name(listed: bool) -> Self {
+        Self {
+            subject: None,
+            certain: false,
+            outcome: Outcome::Busy(Busy { cause: BusyCause::Deadline, retry_after: Duration::from_secs(1) }),
+            last: None,
+            source: Source::Known,
+            listed,
+            processor: false,
+            evidence: None,
+            proven: false,
+            origin: Origin::Free,
+        }
+    }
+
     /// What is known of it, found out just now or before.
     #[must_use]
     pub fn facts(&self) -> Option<&Arc<Facts>> {
@@ -138,6 +159,12 @@ pub enum Why {
     },
     /// The host is an address that no Registry object names: it could be any registry.
     AddressLiteral,
+    /// A registry that goes before this one holds the repository: the reference to use instead.
+    Shadowed(Arc<str>),
+    /// A registry that goes before this one does not show whether it holds the repository.
+    OriginNotShown,
+    /// A registry that goes before this one has not said whether it holds the repository, for this reason.
+    OriginOpen(Box<Why>),
     /// Not there, or not permitted: nobody is told which.
     NotFoundOrNotPermitted,
     /// Not found at a registry that answers so for what it has in quarantine, too.
@@ -152,6 +179,18 @@ pub enum Why {
     Busy(Busy),
     /// The reference cannot be read, or two readers would read it differently.
     Reference(String),
+}
+
+impl Why {
+    /// Nobody knows yet, and no knob opens that.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        match self {
+            Self::Busy(_) => true,
+            Self::OriginOpen(why) => why.is_busy(),
+            _ => false,
+        }
+    }
 }
 
 /// Why nobody knows, by a finished finding about the registry.
@@ -189,6 +228,20 @@ pub enum Settled {
     Later(Why, Duration),
 }
 
+impl Settled {
+    /// Of two answers about one image the stricter, or this one; of two that admit the one that rests on less.
+    fn stricter(self, other: Self) -> Self {
+        let rank = |settled: &Self| match settled {
+            Self::Refuse(_) => 4,
+            Self::Later(..) => 3,
+            Self::Admit(basis) if basis.is_open() => 2,
+            Self::Admit(Basis::LastKnownGood) => 1,
+            Self::Admit(_) => 0,
+        };
+        if rank(&other) > rank(&self) { other } else { self }
+    }
+}
+
 /// One image as one policy meets it.
 #[derive(Clone, Copy, Debug)]
 pub struct Case<'p, 'a> {
@@ -206,6 +259,8 @@ pub struct Case<'p, 'a> {
     pub undenied: bool,
     /// What the proofs came to that others of its policies asked for.
     pub proven: Option<&'a Proven<'p>>,
+    /// Other registries go before the one that it is named at, so that its name does not say enough to admit it.
+    pub contested: bool,
 }
 
 impl Case<'_, '_> {
@@ -233,7 +288,7 @@ fn judge_by_name(case: &Case<'_, '_>, listed: bool) -> Option<Verdict> {
     if case.policy.require.digest == Level::Deny && lacks_digest(case) {
         return Some(Verdict::Refuse(Why::NoDigest));
     }
-    if !case.policy.needs_facts() {
+    if !case.policy.needs_facts() && !case.contested {
         return Some(Verdict::Admit(Basis::NothingRequired));
     }
     // Nobody keeps a flag at a host without a Registry object, so nothing that it could answer would help.
@@ -265,6 +320,9 @@ fn may_be_waived(case: &Case<'_, '_>) -> bool {
 fn judge(case: &Case<'_, '_>, sight: &Sight, warnings: &mut Vec<Why>) -> Verdict {
     if let Some(verdict) = denied_by_digest(case, sight) {
         return verdict;
+    }
+    if !case.policy.needs_facts() {
+        return Verdict::Admit(Basis::NothingRequired);
     }
     match case.policy.require.released {
         // Only a deny rule by digest asked for the facts.
@@ -402,9 +460,8 @@ fn known_bad(sight: &Sight) -> Option<Why> {
     facts.state.is_bad().then(|| Why::Held(facts.clone()))
 }
 
-/// Where not knowing becomes yes or no.
-#[must_use]
-pub fn settle(case: &Case<'_, '_>, sight: &Sight, verdict: Verdict) -> Settled {
+/// Where not knowing becomes yes or no. `good` is whether the same was known to be good at the last look.
+fn settle(case: &Case<'_, '_>, verdict: Verdict, good: impl FnOnce() -> bool) -> Settled {
     let knobs = &case.policy.when_unknown;
     let (allowance, open, unknown) = match verdict {
         Verdict::Admit(basis) => return Settled::Admit(basis),
@@ -419,7 +476,7 @@ pub fn settle(case: &Case<'_, '_>, sight: &Sight, verdict: Verdict) -> Settled {
             Unknown::Unauthorized(_) => (knobs.unauthorized, Basis::OpenUnauthorized, unknown),
         },
     };
-    if was_good(case, sight) && is_proven(case, sight) {
+    if good() {
         return Settled::Admit(Basis::LastKnownGood);
     }
     match allowance {
@@ -468,7 +525,12 @@ impl<'p> Opinion<'p> {
     pub fn seen(case: &Case<'p, '_>, sight: &Sight) -> Self {
         let mut warnings = warnings_by_name(case);
         let verdict = judge(case, sight, &mut warnings);
-        let settled = settle(case, sight, verdict);
+        let settled = settle(case, verdict, || was_good(case, sight) && is_proven(case, sight));
+        let settled = match origin::verdict(sight) {
+            None => settled,
+            // Each not knowing opens by its own knob, and both have to.
+            Some(verdict) => origin::named(settle(case, verdict, || origin::was_free(case, sight))).stricter(settled),
+        };
         Self { policy: &case.policy.name, mode: case.policy.mode, settled, warnings }
     }
 

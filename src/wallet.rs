@@ -133,6 +133,16 @@ impl Wallet {
         }
     }
 
+    /// The same if nobody has to be asked for it.
+    #[must_use]
+    pub fn own_at_hand(&self, registry: &RegistryEntry, host: &str) -> Option<Access> {
+        match (&registry.spec.credentials, &self.secrets) {
+            (None, _) => Some(anonymous()),
+            (Some(secret), Some(reader)) => reader.fresh_registry_credentials(&secret.secret_name, host)?.ok().map(own),
+            (Some(_), None) => None,
+        }
+    }
+
     /// Has a Registry's credentials read anew at the next question: it refused them.
     pub fn forget(&self, registry: &RegistryEntry) {
         if let Some((secret, reader)) = registry.spec.credentials.as_ref().zip(self.secrets.as_ref()) {

@@ -23,6 +23,8 @@ mod force;
 mod fuzz;
 #[path = "suite/meanwhile.rs"]
 mod meanwhile;
+#[path = "suite/origin.rs"]
+mod origin;
 #[path = "suite/quirks.rs"]
 mod quirks;
 #[path = "suite/race.rs"]

@@ -94,6 +94,7 @@ fn rejudge(world: &World) -> Duration {
             processor: false,
             evidence: known.evidence.clone().map(Outcome::Found),
             proven: false,
+            origin: lazaretto::origin::Origin::Free,
         };
         let considered = setting.consider(spoken, Some(&sight));
         assert_eq!(considered.opinions.len(), world::POLICIES);

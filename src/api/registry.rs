@@ -31,6 +31,9 @@ use super::{
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self.quarantine.provider != 'AzureContainerRegistry' || has(self.credentials)").message("provider AzureContainerRegistry needs credentials: quarantine states are not shown to anonymous callers"))]
 #[x_kube(validation = Rule::new("!has(self.endpoint) || self.plainHTTP == self.endpoint.startsWith('http://')").message("a plain http:// endpoint needs plainHTTP: true, and plainHTTP: true an http:// endpoint"))]
+#[x_kube(validation = Rule::new("!has(self.mirror) || self.plainHTTP == self.mirror.endpoint.startsWith('http://')").message("a plain http:// mirror needs plainHTTP: true, and plainHTTP: true an http:// mirror"))]
+#[x_kube(validation = Rule::new("!has(self.mirror) || !has(self.endpoint)").message("give either endpoint or mirror"))]
+#[x_kube(validation = Rule::new("!has(self.mirror) || self.quarantine.provider != 'AzureContainerRegistry'").message("a mirror shows no quarantine states of the registry behind it: provider AzureContainerRegistry needs the registry itself"))]
 pub struct RegistrySpec {
     /// The hosts under which pods name this registry, with the port unless it is 443: `registry.corp`, `localhost:5000`. One host may stand in several
     /// Registries when their `repositories` differ; the first by name wins where they overlap.
@@ -47,6 +50,19 @@ pub struct RegistrySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 300), regex(pattern = "^https?://[^/?#@]+$"))]
     pub endpoint: Option<String>,
+    /// The mirror through which nodes draw this registry's images. What is asked of the registry is then asked there, so that what is judged is what nodes get;
+    /// `credentials`, `caBundle`, `plainHTTP` and `limits` are the mirror's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<Mirror>,
+    /// This registry goes before those that are not marked so: an image of another one is admitted only if no priority registry holds its repository. It is
+    /// asked for that with `credentials`, which have to be able to see all of its repositories.
+    #[serde(default)]
+    pub priority: bool,
+    /// The path under which this registry keeps what other registries name without it, as a proxy does: with `hub`, `hub/acme/app` here and `acme/app` elsewhere
+    /// have one name. For `priority` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 200), regex(pattern = "^[a-z0-9]+([._/-]+[a-z0-9]+)*$"))]
+    pub path_prefix: Option<String>,
     /// Speak HTTP without TLS. Only for a registry on a network where nobody can answer in its stead.
     #[serde(default, rename = "plainHTTP")]
     pub plain_http: bool,
@@ -75,6 +91,9 @@ impl Default for RegistrySpec {
             hosts: Vec::new(),
             repositories: Vec::new(),
             endpoint: None,
+            mirror: None,
+            priority: false,
+            path_prefix: None,
             plain_http: false,
             ca_bundle: None,
             credentials: None,
@@ -87,6 +106,19 @@ impl Default for RegistrySpec {
 
 const fn sixty() -> ShortDuration {
     ShortDuration::from_secs(60)
+}
+
+/// A mirror that nodes draw through.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Mirror {
+    /// Scheme, host and port: `https://mirror.corp`.
+    #[schemars(length(max = 300), regex(pattern = "^https?://[^/?#@]+$"))]
+    pub endpoint: String,
+    /// The path under which the mirror keeps this registry's repositories, without `/v2/`. Left out: none, as with a mirror that goes by the parameter `ns`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 200), regex(pattern = "^[a-z0-9]+([._/-]+[a-z0-9]+)*$"))]
+    pub path_prefix: Option<String>,
 }
 
 /// The name of a Secret in Lazaretto's own namespace.

@@ -1,19 +1,23 @@
 //! What the policies of a namespace make of an image that runs there.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
 use super::{Finding, exact};
 use crate::{
     api::Revocation,
-    facts::Outcome,
+    facts::{Busy, BusyCause, Outcome},
     index::Rules,
     judgement::Setting,
+    origin::{self, Rival, Said},
     running::Image,
     sentence,
-    verdict::{Opinion, Settled, Sight, Source, Why},
+    verdict::{Case, Opinion, Settled, Sight, Source, Why},
 };
+
+/// Nobody has asked yet, so nothing opens on it.
+const NOT_ASKED: Outcome<bool> = Outcome::Busy(Busy { cause: BusyCause::Deadline, retry_after: Duration::from_secs(1) });
 
 /// What the policies of a namespace make of an image that runs there.
 #[derive(Clone, Debug)]
@@ -45,6 +49,7 @@ impl Standing {
         service_account: &str,
         image: &Image,
         found: Option<Finding>,
+        held: impl Fn(&Rival) -> Option<bool>,
     ) -> Option<Self> {
         let (named, subject) = image.named.as_ref().zip(image.subject.as_ref())?;
         let registry = rules.registry_of(named);
@@ -55,6 +60,11 @@ impl Standing {
             Some(Finding::Ended(_)) => (None, true),
             None => (None, false),
         };
+        let rivals = if policies.is_empty() { Vec::new() } else { rules.rivals(named, registry) };
+        let contested = !rivals.is_empty();
+        let said = rivals.iter().map(|rival| (rival, Said { outcome: held(rival).map_or(NOT_ASKED, Outcome::Found), free_at: None }));
+        let origin = origin::weigh(&running, &said.collect::<Vec<_>>());
+        let unseen = contested.then(|| Sight { origin: origin.clone(), ..Sight::of_name(registry.is_some()) });
         let sight = found.map(|found| Sight {
             evidence: match &found {
                 Finding::Known(known) => known.evidence.clone().map(Outcome::Found),
@@ -71,12 +81,14 @@ impl Standing {
             listed: registry.is_some(),
             processor: registry.is_some_and(|registry| registry.is_processor(namespace, service_account)),
             proven: false,
+            origin,
         });
+        let sight = sight.or(unseen);
         let (mut owing, mut refused) = (Vec::new(), Vec::new());
         let mut first: Option<Why> = None;
         let (mut fell, mut quiet, mut judged) = (true, true, false);
         for policy in policies {
-            let case = setting.case(policy, &running);
+            let case = Case { contested, ..setting.case(policy, &running) };
             let opinion = match &sight {
                 Some(sight) => Some(Opinion::of(&case, sight)),
                 None => Opinion::by_name(&case, registry.is_some()),

@@ -22,6 +22,8 @@ struct World {
     index: Index,
     inventory: Inventory,
     ended: Option<Outcome<Arc<Facts>>>,
+    /// Repositories that registries were found to hold, or not.
+    held: BTreeMap<&'static str, bool>,
     book: Book,
 }
 
@@ -83,8 +85,10 @@ impl World {
         let mut turn = self.book.turn();
         for namespace in self.inventory.namespaces() {
             let setting = Setting::new(&rules, Scope::Enforce, &namespace, &labels, NOON.parse().unwrap());
-            turn.namespace(&setting, &rules, &namespace, &self.inventory.pods_in(&namespace), |subject| {
-                self.index.image(subject).map(Finding::Known).or_else(|| self.ended.clone().map(Finding::Ended))
+            let known =
+                |subject: &Subject| self.index.image(subject).map(Finding::Known).or_else(|| self.ended.clone().map(Finding::Ended));
+            turn.namespace(&setting, &rules, &namespace, &self.inventory.pods_in(&namespace), known, |rival| {
+                self.held.get(&*rival.repository).copied()
             });
         }
         let (survey, page) = turn.end();
@@ -226,4 +230,20 @@ fn much_at_once_is_told_in_part_and_counted_in_full() {
         (MAX_POLICY_DEBTS, u32::try_from(most).unwrap() + 10)
     );
     assert_eq!(survey.wanted[0].bearers.len(), 1, "pods with the same secrets are as one");
+}
+
+/// What was let in while a registry that goes before did not answer is owed until it has.
+#[test]
+fn an_origin_that_nobody_could_ask_about_is_owed_until_it_is_known() {
+    for (held, end) in [(false, Change::Settled), (true, Change::Breached)] {
+        let mut world = World::new();
+        let first = json!({"metadata": {"name": "inside"}, "spec": {"hosts": ["inside.corp"], "priority": true}});
+        assert!(world.index.apply_registry(&serde_json::from_value::<Registry>(first).unwrap()));
+        world.image(&["Released"]);
+        world.run("web-1", NOON);
+        let survey = world.turn();
+        assert_eq!((survey.owing, survey.wanted.len()), (1, 1), "{held}: {survey:?}");
+        world.held.insert("app", held);
+        assert_eq!(world.told(), [(end, 1)], "{held}");
+    }
 }

@@ -8,6 +8,7 @@ use std::{
 use crate::{
     api::TrustRootSource,
     image::{Digest, Reference, Subject},
+    origin::{self, Rival},
     policy::{Policy, RegistryEntry, Waiver},
     proof::{Proof, Roots},
     verdict::Sight,
@@ -23,6 +24,8 @@ pub struct Rules {
     /// Waivers by name.
     pub waivers: BTreeMap<String, Arc<Waiver>>,
     by_host: HashMap<String, Vec<Arc<RegistryEntry>>>,
+    /// Those that go before others, by name.
+    priority: Vec<Arc<RegistryEntry>>,
     /// By any policy.
     denied: HashSet<Digest>,
 }
@@ -99,8 +102,15 @@ impl Rules {
         self.by_host.get(host)?.iter().find(|entry| entry.covers(repository))
     }
 
+    /// The registries that are asked before that of this image whether they hold its repository.
+    #[must_use]
+    pub fn rivals(&self, image: &Reference, own: Option<&Arc<RegistryEntry>>) -> Vec<Rival> {
+        origin::rivals(&self.priority, image, own.map(AsRef::as_ref))
+    }
+
     pub(super) fn rehost(&mut self) {
         self.by_host.clear();
+        self.priority = self.registries.values().filter(|entry| entry.spec.priority).cloned().collect();
         for entry in self.registries.values() {
             for host in &entry.hosts {
                 self.by_host.entry(host.clone()).or_default().push(entry.clone());

@@ -13,7 +13,8 @@ use tokio::{sync::watch, time::Instant};
 use super::{
     Access, BOUNDS, Lives,
     evidence::About,
-    keys::{JudgeKey, ProbeKey, ProveKey, ResolveKey, place},
+    keys::{HoldsKey, JudgeKey, ProbeKey, ProveKey, ResolveKey, place},
+    origin::{MOST_FOUND, Repository},
     rooms::Rooms,
     sources::Sources,
     suffices,
@@ -55,6 +56,9 @@ pub(super) struct Parts {
     pub(super) resolves: Flights<ResolveKey, Outcome<Digest>>,
     pub(super) judges: Flights<JudgeKey, Outcome<Arc<Facts>>>,
     pub(super) proofs: Flights<ProveKey, Outcome<Arc<Evidence>>>,
+    pub(super) holds: Flights<HoldsKey, Outcome<bool>>,
+    /// Whether a repository was last found to be held, at whichever place, and when.
+    pub(super) found_held: Mutex<Memory<Repository, (bool, Timestamp)>>,
     /// How much of evidence is held at once.
     pub(super) rooms: Rooms,
     pub(super) probes: Flights<ProbeKey, bool>,
@@ -94,6 +98,8 @@ impl Parts {
             resolves: Flights::new(BOUNDS),
             judges: Flights::new(BOUNDS),
             proofs: Flights::new(BOUNDS),
+            holds: Flights::new(BOUNDS),
+            found_held: Mutex::new(Memory::new(MOST_FOUND)),
             rooms: Rooms::default(),
             probes: Flights::new(BOUNDS),
             recovered: watch::channel(0).0,

@@ -69,6 +69,10 @@ pub struct Lives {
     pub tag: Duration,
     /// Facts that were asked for.
     pub facts: Duration,
+    /// That a registry holds a repository.
+    pub held: Duration,
+    /// That it does not.
+    pub free: Duration,
     /// An end that will not soon be another: absent, refused, blocked.
     pub no: Duration,
     /// An end that may be another in a moment: pending, unavailable.
@@ -77,6 +81,13 @@ pub struct Lives {
 
 impl Default for Lives {
     fn default() -> Self {
-        Self { tag: Duration::from_secs(10), facts: Duration::from_secs(5), no: Duration::from_secs(5), not_yet: Duration::from_secs(2) }
+        Self {
+            tag: Duration::from_secs(10),
+            facts: Duration::from_secs(5),
+            held: Duration::from_secs(600),
+            free: Duration::from_secs(120),
+            no: Duration::from_secs(5),
+            not_yet: Duration::from_secs(2),
+        }
     }
 }

@@ -189,6 +189,9 @@ impl Parts {
             let rules = self.index.read().rules();
             let there = |host: &str, repository: &str| rules.registry_for(host, repository).is_some_and(|found| found.name == registry);
             self.resolves.forget(|key, end| !matches!(end, Outcome::Found(_)) && there(key.image.registry(), key.image.repository()));
+            self.holds.forget(|key, end| {
+                !matches!(end, Outcome::Found(_)) && rules.registries.get(registry).is_some_and(|found| key.is_of(found))
+            });
             self.judges.forget(|key, end| !matches!(end, Outcome::Found(_)) && there(key.subject.registry(), key.subject.repository()));
             self.recovered.send_modify(|count| *count += 1);
         }

@@ -7,6 +7,7 @@ use crate::{
     facts::{Child, Facts, Manifest, Outcome},
     flights::Weigh,
     image::{Digest, Reference, Subject},
+    origin::Rival,
     policy::RegistryEntry,
     registry::CredentialIdentity,
 };
@@ -49,6 +50,30 @@ pub(super) struct ProveKey {
     pub(super) authorities: u64,
     /// Whether what is found is written down.
     pub(super) record: bool,
+}
+
+/// Whether a registry holds a repository.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct HoldsKey {
+    place: u64,
+    access: CredentialIdentity,
+    repository: Box<str>,
+}
+
+impl HoldsKey {
+    pub(super) fn new(rival: &Rival, access: &Access) -> Self {
+        Self { place: rival.registry.place, access: access.identity, repository: rival.repository.clone() }
+    }
+
+    pub(super) fn is_of(&self, registry: &RegistryEntry) -> bool {
+        self.place == registry.place
+    }
+}
+
+impl Weigh for HoldsKey {
+    fn weight(&self) -> usize {
+        self.repository.len()
+    }
 }
 
 /// Whether a registry is well, by the Registry object's name.

@@ -1,6 +1,6 @@
 //! A registry as it is reached.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use thiserror::Error;
@@ -28,6 +28,8 @@ pub struct Endpoint {
     pub plain_http: bool,
     /// How long one question may take, tokens and redirects included.
     pub timeout: Duration,
+    /// It is the mirror that nodes draw through, with the path under which that keeps what it mirrors; empty for none.
+    pub mirror: Option<Box<str>>,
 }
 
 /// A Registry that cannot be reached as it is written.
@@ -54,12 +56,14 @@ impl Endpoint {
             authorities: None,
             plain_http: false,
             timeout: UNLISTED_TIMEOUT,
+            mirror: None,
         })
     }
 
     /// A host of a Registry object.
     pub fn listed(host: &str, spec: &RegistrySpec) -> Result<Self, EndpointError> {
-        let base = match &spec.endpoint {
+        let mirror = spec.mirror.as_ref();
+        let base = match mirror.map(|mirror| &mirror.endpoint).or(spec.endpoint.as_ref()) {
             None => base_of(host, if spec.plain_http { "http" } else { "https" })?,
             Some(written) => {
                 let permitted = |url: &Url| is_bare(url) && (url.scheme() == "https" || (spec.plain_http && url.scheme() == "http"));
@@ -73,7 +77,16 @@ impl Endpoint {
             authorities: spec.ca_bundle.as_deref().map(Authorities::from_pem).transpose()?,
             plain_http: spec.plain_http,
             timeout: Duration::from_secs(spec.limits.timeout_seconds.clamp(1, 60).into()),
+            mirror: mirror.map(|mirror| mirror.path_prefix.as_deref().unwrap_or_default().into()),
         })
+    }
+
+    /// Where it keeps a repository.
+    pub(super) fn path_of<'r>(&self, repository: &'r str) -> Cow<'r, str> {
+        match self.mirror.as_deref() {
+            None | Some("") => repository.into(),
+            Some(prefix) => format!("{prefix}/{repository}").into(),
+        }
     }
 }
 

@@ -143,7 +143,8 @@ impl RegistryClient {
         repository: &str,
         digest: &Digest,
     ) -> Result<Referrers, Failure> {
-        self.ask(endpoint, credentials, &[pull(repository)], async |question| referrers(&question, repository, digest).await).await
+        self.ask(endpoint, credentials, &[pull(endpoint, repository)], async |question| referrers(&question, repository, digest).await)
+            .await
     }
 
     /// An artifact by tag or digest; none where there is none.
@@ -154,7 +155,7 @@ impl RegistryClient {
         repository: &str,
         reference: TagOrDigest<'_>,
     ) -> Result<Option<Artifact>, Failure> {
-        self.ask(endpoint, credentials, &[pull(repository)], async |question| {
+        self.ask(endpoint, credentials, &[pull(endpoint, repository)], async |question| {
             let Some(bytes) = manifest(&question, repository, reference, MOST_ARTIFACT_BYTES).await? else { return Ok(None) };
             artifact(&bytes).map(Some)
         })
@@ -172,7 +173,7 @@ impl RegistryClient {
     ) -> Result<Option<Bytes>, Failure> {
         let url = url_in(endpoint, repository, "blobs", TagOrDigest::Digest(digest))?;
         let ask = Ask { method: Method::GET, url, accept: "*/*", body: None, limit };
-        self.ask(endpoint, credentials, &[pull(repository)], async |question| {
+        self.ask(endpoint, credentials, &[pull(endpoint, repository)], async |question| {
             let answer = question.answer(&ask).await?;
             match answer.status {
                 StatusCode::OK => check(digest, &answer.body).map(|()| Some(answer.body)),

@@ -117,6 +117,7 @@ mod tests {
         api::{Evidence, QuarantinePolicy, State},
         facts::{Block, Facts, Manifest, Outage, OutageKind},
         image::{Digest, Reference},
+        origin::Origin,
         policy::Policy,
         verdict::{Opinion, Settled, Source},
     };
@@ -181,8 +182,9 @@ mod tests {
             processor: false,
             evidence,
             proven: false,
+            origin: Origin::Free,
         };
-        let case = Case { policy, waivers: &[], namespace: "team", image: &image, now, undenied: true, proven: None };
+        let case = Case { policy, waivers: &[], namespace: "team", image: &image, now, undenied: true, proven: None, contested: false };
         Opinion::of(&case, &sight).settled
     }
 

@@ -47,11 +47,12 @@ fn sight(outcome: Outcome<Facts>) -> Sight {
         processor: false,
         evidence: None,
         proven: false,
+        origin: crate::origin::Origin::Free,
     }
 }
 
 fn case<'p, 'a>(policy: &'p Policy, image: &'a Reference, waivers: &'a [&'a Waiver]) -> Case<'p, 'a> {
-    Case { policy, waivers, namespace: "team", image, now: now(), undenied: false, proven: None }
+    Case { policy, waivers, namespace: "team", image, now: now(), undenied: false, proven: None, contested: false }
 }
 
 fn settled(policy: &Policy, sight: &Sight) -> Settled {

@@ -375,6 +375,8 @@ impl State {
                     self.shelf.blob(repository, digest)
                 } else if let Some((repository, digest)) = path.split_once("/referrers/") {
                     self.shelf.referrers(repository, digest)
+                } else if let Some(repository) = path.strip_suffix("/tags/list") {
+                    self.shelf.tags(repository)
                 } else {
                     error(404, "NOT_FOUND", "no such page")
                 }

@@ -20,6 +20,7 @@ use crate::{
     line::Class,
     lookups::{Access, Asker, Lives, Lookups},
     metrics::Metrics,
+    origin::{self, Origin, Rival},
     policy::RegistryEntry,
     proof::Proof,
     registry::{ClientOptions, Proxies, RegistryClient},
@@ -48,6 +49,8 @@ pub(super) enum Gap {
     Credentials,
     /// The registry had no time to answer.
     Time,
+    /// Nobody was asked whether a registry that goes before the image's own holds its repository.
+    Origin,
 }
 
 impl std::fmt::Display for Gap {
@@ -59,6 +62,9 @@ impl std::fmt::Display for Gap {
             Self::Stale(state, seen) => {
                 write!(f, "the cluster last saw it {state} at {seen:.0}, too long ago to go by: give --registries")
             }
+            Self::Origin => f.write_str(
+                "a registry that goes before this one was not asked whether it holds a repository of this name: give --registries",
+            ),
             Self::Records => f.write_str("Lazaretto itself keeps the quarantine flag of this registry: give --facts or --cluster"),
             Self::Time => f.write_str("the registry did not answer in time: try again, or give it longer with --timeout"),
             Self::Credentials => {
@@ -134,6 +140,16 @@ impl Asking {
         };
         (self.lookups.see(image, world.rules.registry_of(image), &asker).await, credentials)
     }
+
+    /// Whether other registries go before that of an image.
+    async fn origin(&self, image: &Reference, rivals: &[Rival]) -> Origin {
+        let said = rivals.iter().map(|rival| async move {
+            let credentials = self.keyring.lookup(&format!("{}/{}", rival.host(), rival.repository)).into_iter().next().unwrap_or_default();
+            let access = Access { identity: credentials.identity(Holder::Registry), credentials: Arc::new(credentials), own: true };
+            (rival, self.lookups.held(rival, Ok(access), "", self.deadline, Class::Admission).await)
+        });
+        origin::weigh(image, &futures::future::join_all(said).await)
+    }
 }
 
 /// The credentials of a Docker configuration.
@@ -158,12 +174,35 @@ pub(in crate::cli) fn docker_config(path: &Path) -> anyhow::Result<Keyring> {
 pub(super) async fn gather(images: Vec<Reference>, world: &World, asking: Option<&Asking>, cluster: bool) -> HashMap<Reference, Hand> {
     stream::iter(images)
         .map(|image| async move {
-            let hand = at_hand(&image, world, asking, cluster).await;
+            let hand = with_origin(at_hand(&image, world, asking, cluster).await, &image, world, asking).await;
             (image, hand)
         })
         .buffer_unordered(AT_ONCE)
         .collect()
         .await
+}
+
+/// The same with what registries say that go before the image's own.
+async fn with_origin(mut hand: Hand, image: &Reference, world: &World, asking: Option<&Asking>) -> Hand {
+    let rivals = world.rules.rivals(image, world.rules.registry_of(image));
+    if rivals.is_empty() {
+        return hand;
+    }
+    hand.sight.origin = match asking {
+        Some(asking) => asking.origin(image, &rivals).await,
+        None => Origin::Open { outcome: Outcome::Busy(NOT_ASKED), free_at: None },
+    };
+    let gap = match (&hand.sight.origin, asking) {
+        (Origin::Free | Origin::Held(_), _) => None,
+        (Origin::Open { .. }, None) => Some(Gap::Origin),
+        // The cluster has credentials of its own.
+        (Origin::Open { outcome: Outcome::Unauthorized(_) | Outcome::Refused, .. }, _) => Some(Gap::Credentials),
+        (Origin::Open { outcome: Outcome::Busy(Busy { cause: BusyCause::Deadline, .. }), .. }, _) => Some(Gap::Time),
+        (Origin::Open { .. }, Some(_)) => None,
+    };
+    // What is refused for its origin is refused, whatever else is not known.
+    hand.gap = if matches!(hand.sight.origin, Origin::Held(_)) { None } else { hand.gap.or(gap) };
+    hand
 }
 
 async fn at_hand(image: &Reference, world: &World, asking: Option<&Asking>, cluster: bool) -> Hand {
@@ -179,6 +218,7 @@ async fn at_hand(image: &Reference, world: &World, asking: Option<&Asking>, clus
             processor: false,
             evidence: None,
             proven: false,
+            origin: Origin::Free,
         },
         gap,
     };
@@ -254,6 +294,7 @@ mod tests {
             processor: false,
             evidence: None,
             proven: false,
+            origin: Origin::Free,
         }
     }
 

@@ -137,8 +137,8 @@ pub(super) fn image(considered: &Considered<'_>, hands: &HashMap<Reference, Hand
     });
     let subject = considered.subject.clone().or_else(|| read.and_then(Reference::subject));
     let gap = hand.and_then(|hand| hand.gap.as_ref());
-    let say = |why: &Why| match (why, gap) {
-        (Why::Busy(_), Some(gap)) => gap.to_string(),
+    let say = |why: &Why| match gap {
+        Some(gap) if why.is_busy() => gap.to_string(),
         _ => sentence::reason(why, subject.as_ref()),
     };
     let reason = |opinion: &Opinion<'_>| match (&opinion.settled, opinion.basis(), facts) {
@@ -151,7 +151,7 @@ pub(super) fn image(considered: &Considered<'_>, hands: &HashMap<Reference, Hand
         (Settled::Admit(_), basis, _) => admitted(basis).to_owned(),
     };
     let basis = |opinion: &Opinion<'_>| match (&opinion.settled, gap) {
-        (Settled::Later(Why::Busy(_), _), Some(_)) => "NotAsked".to_owned(),
+        (Settled::Later(why, _), Some(_)) if why.is_busy() => "NotAsked".to_owned(),
         _ => format!("{:?}", opinion.basis()),
     };
     let opinions = considered.opinions.iter().map(|opinion| JudgedOpinion {

@@ -16,8 +16,9 @@ use tokio::{sync::watch, time::Instant};
 use super::super::Term;
 use crate::{
     debts::{Bearer, Finding, Wanted},
-    facts::{Facts, Outcome},
+    facts::{Busy, BusyCause, Facts, Outcome},
     image::Subject,
+    line::Class,
     lookups::Asker,
 };
 
@@ -32,6 +33,8 @@ const SOON: Duration = Duration::from_secs(5);
 const LATE: Duration = Duration::from_secs(60);
 /// How soon it is asked again about what is not there.
 const LATER: Duration = Duration::from_secs(600);
+/// A registry that goes before the image's own has not said whether it holds its repository.
+const NOT_YET: Outcome<Arc<Facts>> = Outcome::Busy(Busy { cause: BusyCause::Deadline, retry_after: SOON });
 
 /// Ends of look-ups that are refusals and that nothing written tells.
 #[derive(Debug)]
@@ -96,7 +99,7 @@ pub(super) async fn run(term: Term, answers: Arc<Answers>, mut owed: watch::Rece
         let ready = |wanted: &&Wanted| due.get(&wanted.subject).is_none_or(|(at, _)| *at <= now);
         let round: Vec<Wanted> = wanted.iter().filter(ready).take(ROUND).cloned().collect();
         if !round.is_empty() {
-            let ask = round.into_iter().map(|wanted| one(term.clone(), wanted));
+            let ask = round.into_iter().map(|wanted| one(term.clone(), answers.clone(), wanted));
             let ends: Vec<_> = stream::iter(ask).buffer_unordered(AT_ONCE).collect().await;
             if !term.may_write() {
                 return;
@@ -128,12 +131,19 @@ pub(super) async fn run(term: Term, answers: Arc<Answers>, mut owed: watch::Rece
 }
 
 /// Asks about one image with what its pods may show: the first end that says more than "not there, or not permitted".
-async fn one(term: Term, wanted: Wanted) -> (Subject, Outcome<Arc<Facts>>) {
+async fn one(term: Term, answers: Arc<Answers>, wanted: Wanted) -> (Subject, Outcome<Arc<Facts>>) {
     let operator = &term.operator;
     let rules = operator.index.read().rules();
     let Some(image) = &wanted.image.named else { return (wanted.subject, Outcome::Absent) };
     let registry = rules.registry_of(image);
     let proofs = rules.proofs_for(image.name());
+    let mut open = false;
+    for rival in rules.rivals(image, registry).iter().filter(|rival| operator.lookups.last_held(rival).is_none()) {
+        let access = operator.wallet.own(&rival.registry, rival.host()).await;
+        let said = operator.lookups.held(rival, access, "", Instant::now() + PATIENCE, Class::Retry).await;
+        open |= !matches!(said.outcome, Outcome::Found(_));
+        answers.changed.send_modify(|count| *count += 1);
+    }
     let mut end = Outcome::Absent;
     for Bearer { namespace, pull_secrets } in &wanted.bearers {
         let secrets: Vec<&str> = pull_secrets.iter().map(AsRef::as_ref).collect();
@@ -145,5 +155,7 @@ async fn one(term: Term, wanted: Wanted) -> (Subject, Outcome<Arc<Facts>>) {
             break;
         }
     }
+    // Until then it is owed, and asked for again soon.
+    let end = if open && matches!(end, Outcome::Found(_)) { NOT_YET } else { end };
     (wanted.subject, end)
 }

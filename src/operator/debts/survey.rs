@@ -12,6 +12,7 @@ use crate::{
     index::{self, Known, Rules},
     judgement::{Scope, Setting},
     metrics::StateLabels,
+    origin::Rival,
 };
 
 /// Goes through all pods, one namespace at a time.
@@ -27,10 +28,12 @@ pub(super) async fn survey(term: &Term, answers: &Answers, book: &Book) -> (Surv
         }
         let labels = operator.index.read().namespace(&namespace).unwrap_or_default();
         let setting = Setting::new(&rules, Scope::Enforce, &namespace, &labels, now);
-        turn.namespace(&setting, &rules, &namespace, &term.inventory.pods_in(&namespace), |subject| {
+        let known = |subject: &Subject| {
             let known = operator.index.read().image(subject).or_else(|| inner.outer(subject));
             known.map_or_else(|| answers.get(subject), |known| Some(Finding::Known(known)))
-        });
+        };
+        let held = |rival: &Rival| operator.lookups.last_held(rival);
+        turn.namespace(&setting, &rules, &namespace, &term.inventory.pods_in(&namespace), known, held);
         // Reviews wait on these threads, too.
         tokio::task::yield_now().await;
     }

@@ -50,6 +50,15 @@ impl Shelf {
         }
     }
 
+    /// What it answers for the tags of a repository.
+    pub(super) fn tags(&self, repository: &str) -> Response {
+        if !self.manifests.keys().any(|(held, _)| held == repository) {
+            return error(404, "NAME_UNKNOWN", "repository name not known to registry");
+        }
+        let tags: Vec<&String> = self.tags.keys().filter(|(held, _)| held == repository).map(|(_, tag)| tag).collect();
+        respond(200, &[("content-type", "application/json".into())], json!({ "name": repository, "tags": tags }).to_string())
+    }
+
     /// What it answers for the referrers of a digest. Without any in the whole registry it is one from before there were such lists.
     pub(super) fn referrers(&self, repository: &str, digest: &str) -> Response {
         if self.referrers.is_empty() {

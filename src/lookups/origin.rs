@@ -1,0 +1,113 @@
+//! Asks registries that go before another whether they hold a repository ([`crate::origin`]), once for everybody who waits.
+//!
+//! Asked is with the Registry's own credentials, or nobody's. That something is held is kept longer than that it is not: the first refuses, and
+//! is as safe late as early; the second lets a stranger's image in, and is what changes when a team makes a repository. How each was last found
+//! is remembered beyond that for outages and for what runs already.
+
+use std::sync::Arc;
+
+use futures::{FutureExt as _, future::BoxFuture};
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::{
+    Access, Lookups, NoAccess,
+    ask::{Context, Parts, endpoint},
+    busy,
+    keys::HoldsKey,
+    ticket,
+};
+use crate::{
+    facts::{Busy, BusyCause, Outcome},
+    flights::Found,
+    line::Class,
+    metrics::{Asked, QuestionLabels},
+    origin::{Rival, Said},
+};
+
+type Flight = BoxFuture<'static, Found<Outcome<bool>>>;
+
+/// A repository at whichever place is asked.
+pub(super) type Repository = (u64, Box<str>);
+
+/// Repositories of which it is remembered how they were last found.
+pub(super) const MOST_FOUND: usize = 16_384;
+
+impl Lookups {
+    /// What a registry has said of a repository a moment ago. None where it has to be asked.
+    #[must_use]
+    pub fn held_at_hand(&self, rival: &Rival, access: &Access) -> Option<Said> {
+        match self.parts.holds.peek(&HoldsKey::new(rival, access))? {
+            found @ Outcome::Found(_) => Some(Said { outcome: found, free_at: None }),
+            _ => None,
+        }
+    }
+
+    /// What a registry says of a repository, at the latest at the deadline.
+    pub async fn held(&self, rival: &Rival, access: Result<Access, NoAccess>, namespace: &str, deadline: Instant, class: Class) -> Said {
+        let access = match access {
+            Ok(access) => access,
+            Err(_) if self.last_held(rival) == Some(true) => return Said { outcome: Outcome::Found(true), free_at: None },
+            Err(why) => return Said { outcome: why.outcome(), free_at: self.free_at(rival) },
+        };
+        let (key, ticket) = (HoldsKey::new(rival, &access), ticket(Some(&rival.registry), namespace));
+        let flight = || self.parts.clone().held(rival.clone(), access, namespace.to_owned(), class);
+        let outcome = self.parts.holds.get(key, ticket, deadline, flight).await.unwrap_or_else(busy);
+        match outcome {
+            found @ Outcome::Found(_) => Said { outcome: found, free_at: None },
+            // What it was found to hold it holds until it says otherwise: an outage opens nothing that is known to be bad.
+            _ if self.last_held(rival) == Some(true) => Said { outcome: Outcome::Found(true), free_at: None },
+            other => Said { outcome: other, free_at: self.free_at(rival) },
+        }
+    }
+
+    /// Has it asked, so that whoever comes next finds it.
+    pub fn launch_held(&self, rival: &Rival, access: Access, namespace: &str) {
+        let (key, ticket) = (HoldsKey::new(rival, &access), ticket(Some(&rival.registry), namespace));
+        self.parts.holds.launch(key, ticket, || self.parts.clone().held(rival.clone(), access, namespace.to_owned(), Class::Admission));
+    }
+
+    /// How a registry was last found by this replica, at any age.
+    #[must_use]
+    pub fn last_held(&self, rival: &Rival) -> Option<bool> {
+        self.parts.found_held.lock().get(&place(rival)).map(|(held, _)| *held)
+    }
+
+    fn free_at(&self, rival: &Rival) -> Option<Timestamp> {
+        self.parts.found_held.lock().get(&place(rival)).filter(|(held, _)| !held).map(|(_, at)| *at)
+    }
+}
+
+fn place(rival: &Rival) -> Repository {
+    (rival.registry.place, rival.repository.clone())
+}
+
+impl Parts {
+    fn held(self: Arc<Self>, rival: Rival, access: Access, namespace: String, class: Class) -> Flight {
+        async move {
+            let outcome = match endpoint(rival.host(), Some(&rival.registry)) {
+                Ok(endpoint) => {
+                    let (registry, repository) = (Some(&rival.registry), &*rival.repository);
+                    let context = Context { registry, endpoint: &endpoint, access: &access, repository, class, namespace: &namespace };
+                    self.ask(&context, async |client| client.holds(&endpoint, &access.credentials, repository).await).await
+                }
+                Err(error) => Outcome::Misbehaved(error),
+            };
+            self.metrics.questions.get_or_create(&QuestionLabels { question: Asked::Holds, outcome: outcome.kind() }).inc();
+            let place_now = self.index.read().rules().registries.get(&rival.registry.name).map(|registry| registry.place);
+            let outcome = match outcome {
+                // Somebody else answered than whom the Registry object names by now.
+                Outcome::Found(_) if place_now != Some(rival.registry.place) => {
+                    Outcome::Busy(Busy { cause: BusyCause::Deadline, retry_after: std::time::Duration::from_secs(1) })
+                }
+                other => other,
+            };
+            if let Outcome::Found(held) = outcome {
+                self.found_held.lock().insert(place(&rival), (held, Timestamp::now()));
+            }
+            let life = if outcome == Outcome::Found(true) { self.lives.held } else { self.lives.free };
+            self.found(outcome, life)
+        }
+        .boxed()
+    }
+}
