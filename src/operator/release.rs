@@ -172,6 +172,8 @@ fn observe(proof: &Proof, known: &Facts, evidence: &Evidence, (waits, let_go): (
             let facts = Facts { state: State::Released, since: now, reason: reason(&counts), details: details(&counts), ..facts };
             Some(Observation { facts, weight: Weight::Explicit })
         }
+        // The platforms of nodes have changed meanwhile; the next pass goes by them.
+        Err(unproven) if unproven.unlooked => None,
         Err(unproven) => {
             let details = format!("{WAITS}{unproven}");
             let facts = if let_go {

@@ -58,6 +58,8 @@ fn find_out(case: &Case<'_, '_>, sight: &Sight) -> Verdict {
         Some(Outcome::Found(evidence)) if case.policy.proof.is_covered_by(evidence) => {
             match case.policy.proof.judge(evidence, &exceptions, case.now) {
                 Ok(()) => Verdict::Admit(basis(sight)),
+                // A node of another platform has joined, or the index itself was enough for whoever looked.
+                Err(unproven) if unproven.unlooked => unread(),
                 Err(unproven) => Verdict::Refuse(Why::Unproven(unproven)),
             }
         }
