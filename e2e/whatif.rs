@@ -115,7 +115,7 @@ async fn what_a_policy_would_refuse_is_known_before_it_is_applied_and_before_it_
     assert_eq!((items, seen.owners), (running, 2));
     assert!(seen.items.iter().all(|item| item.namespace == namespace && item.reason.starts_with("in quarantine since ")), "{seen:?}");
     let columns = lab.kubectl(&["get", "quarantinepolicy", &namespace]).await.ok();
-    assert!(columns.stdout.contains("WOULD-REFUSE"), "{columns}");
+    assert!(columns.stdout.contains("WOULD REFUSE"), "{columns}");
     let explained = lab.kubectl(&["explain", "quarantinepolicy.status.wouldRefuse"]).await.ok();
     assert!(explained.stdout.contains("notKnown"), "{explained}");
 

@@ -86,7 +86,7 @@ pub enum Revocation {
     printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
     printcolumn(name = "Debts", type_ = "integer", json_path = ".status.debts.total"),
-    printcolumn(name = "Would-Refuse", type_ = "integer", json_path = ".status.wouldRefuse.pods"),
+    printcolumn(name = "Would Refuse", type_ = "integer", json_path = ".status.wouldRefuse.pods"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("self.metadata.name.size() <= 63").message("the name of a policy has at most 63 characters")
 )]
