@@ -21,3 +21,4 @@ mod smoke;
 mod story;
 #[path = "../tests/support/mod.rs"]
 mod support;
+mod whatif;

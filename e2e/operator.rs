@@ -364,6 +364,18 @@ async fn when_nothing_happens_next_to_nothing_is_written() {
         running(lab, &namespace, &format!("running-{at}"), &pinned, &pinned).await;
     }
     run(lab, &namespace, "of-no-registry", ANY).await.refused();
+    // A policy that audits and would refuse something that runs has that in its status, once.
+    let observed = lab.namespace().await;
+    let pinned = registry.pinned("team/app", &images[10].0);
+    running(lab, &observed, "observed", &pinned, &pinned).await;
+    let matching = json!({ "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": observed } } });
+    apply_policy(lab, &observed, json!({ "mode": "Audit", "match": matching })).await;
+    let policies: Api<QuarantinePolicy> = Api::all(client.clone());
+    until(policies, &observed, "what would be refused is written", |object: Option<&QuarantinePolicy>| {
+        let found = object.and_then(|object| object.status.as_ref()?.would_refuse.as_ref());
+        found.is_some_and(|found| found.pods == 1)
+    })
+    .await;
 
     // It is quiet when all audit lines are out and a whole interval brought nothing but the Registry's status.
     let begun = eventually(4 * MOMENT, "it is quiet", async || {

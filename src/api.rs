@@ -22,8 +22,8 @@ pub use image_status::{
     Provider, State, TagSeen, Transition,
 };
 pub use quarantine_policy::{
-    Allowance, Debt, Debts, DenyRule, Level, MAX_POLICY_DEBTS, Match, Mode, QuarantinePolicy, QuarantinePolicySpec, QuarantinePolicyStatus,
-    Require, Revocation, WhenUnknown,
+    Allowance, Debt, Debts, DenyRule, Level, MAX_POLICY_DEBTS, MAX_WOULD_REFUSE, Match, Mode, QuarantinePolicy, QuarantinePolicySpec,
+    QuarantinePolicyStatus, Require, Revocation, WhenUnknown, WouldRefuse, WouldRefuseItem,
 };
 pub use registry::{
     Adoption, Exception, Limits, MAX_OWED_IMAGES, Mirror, OwedImage, Processor, QuarantineProvider, QuarantineSpec, Registry,

@@ -13,6 +13,7 @@ mod output;
 mod quarantine;
 pub mod serve;
 mod verify;
+mod whatif;
 
 use std::process::ExitCode;
 
@@ -71,6 +72,9 @@ enum Command {
     Quarantine(quarantine::QuarantineArguments),
     /// Shows what a signature or an attestation proves, check by check
     Verify(Box<verify::VerifyArguments>),
+    /// Lists what a policy or a registry would refuse of what runs, before it is applied
+    #[command(name = "whatif")]
+    WhatIf(whatif::WhatIfArguments),
     /// Lists running containers whose images were not judged
     Debts(debts::DebtsArguments),
     /// Prints a completion script for a shell
@@ -104,6 +108,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Image(arguments) => image::run(&arguments),
         Command::Quarantine(arguments) => quarantine::run(arguments).await,
         Command::Verify(arguments) => verify::run(&arguments).await,
+        Command::WhatIf(arguments) => whatif::run(arguments).await,
         Command::Debts(arguments) => debts::run(arguments).await,
         Command::Completion { shell } => {
             let mut script = Vec::new();

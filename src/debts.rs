@@ -7,6 +7,7 @@
 //! runs: a line may come twice. Not told is the end of a debt that comes while nobody leads, of an image that is on no Registry's list: one of
 //! a host without a Registry object, or beyond the longest that a list may be.
 
+mod inner;
 mod standing;
 
 use std::{
@@ -17,6 +18,7 @@ use std::{
 
 use jiff::Timestamp;
 
+pub use self::inner::Inner;
 use self::standing::Standing;
 use crate::{
     api::{Debt, Debts, MAX_OWED_IMAGES, MAX_POLICY_DEBTS, OwedImage, RegistryDebts},

@@ -471,6 +471,12 @@ pub fn is_fresh(known: &Known, subject: &Subject, registry: Option<&RegistryEntr
     }
 }
 
+/// Whether what is written of a subject is gone by where nobody is asked: what is bad at any age, anything else while it is fresh.
+#[must_use]
+pub fn is_believed(known: &Known, subject: &Subject, registry: Option<&RegistryEntry>, now: Timestamp) -> bool {
+    known.facts.state.is_bad() || is_fresh(known, subject, registry, now)
+}
+
 /// Seconds for which a bad state that a registry keeps is believed without asking again.
 pub const BAD_IS_FRESH: u64 = 5;
 

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use smallvec::SmallVec;
 
 use crate::{
-    api::Mode,
+    api::{Mode, Requirement},
     image::{Reference, ReferenceError, Subject},
     index::Rules,
     origin::Rival,
@@ -101,6 +101,18 @@ impl<'a> Setting<'a> {
     #[must_use]
     pub fn denies_digests(&self) -> bool {
         self.policies.iter().any(|policy| policy.denies_digests())
+    }
+
+    /// Whether no policy speaks of anything here.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.policies.is_empty()
+    }
+
+    /// Whether some waiver here is for the release of an image, so that it matters which digest a tag stands for.
+    #[must_use]
+    pub fn may_waive_release(&self) -> bool {
+        self.waivers.iter().any(|waiver| waiver.concerns(Requirement::Released, self.namespace, self.now))
     }
 
     /// The policies that speak of an image. A reference that cannot be read, or whose host is an address that no Registry names, could

@@ -42,6 +42,7 @@ pub mod roots;
 pub mod running;
 pub mod sentence;
 pub mod verdict;
+pub mod whatif;
 
 // ring 2: waiting
 pub mod admin;
@@ -61,6 +62,7 @@ pub mod proof;
 pub mod provider;
 pub mod registry;
 pub mod shutdown;
+pub mod templates;
 pub mod tls;
 pub mod wallet;
 pub mod watch;

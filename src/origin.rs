@@ -9,11 +9,11 @@
 //! here is a function of values; [`crate::lookups`] asks, with the Registry's own credentials and never with those of a pod, whose author could bring
 //! some that see nothing.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
-use crate::{facts::Outcome, image::Reference, policy::RegistryEntry};
+use crate::{facts::{Busy, BusyCause, Outcome}, image::Reference, policy::RegistryEntry};
 
 const HUB: &str = "docker.io";
 const HUB_LIBRARY: &str = "library/";
@@ -121,6 +121,14 @@ pub fn weigh(image: &Reference, said: &[(&Rival, Said)]) -> Origin {
     // None comes before every time.
     let free_at = open().map(|(_, free_at)| free_at).min().flatten();
     Origin::Open { outcome, free_at }
+}
+
+/// The same by what was last found, where nobody is asked: what was never found out opens nothing.
+#[must_use]
+pub fn recall(image: &Reference, rivals: &[Rival], held: impl Fn(&Rival) -> Option<bool>) -> Origin {
+    const NOT_ASKED: Outcome<bool> = Outcome::Busy(Busy { cause: BusyCause::Deadline, retry_after: Duration::from_secs(1) });
+    let said = rivals.iter().map(|rival| (rival, Said { outcome: held(rival).map_or(NOT_ASKED, Outcome::Found), free_at: None }));
+    weigh(image, &said.collect::<Vec<_>>())
 }
 
 #[cfg(test)]

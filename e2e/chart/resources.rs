@@ -213,7 +213,7 @@ async fn kubectl_shows_and_explains_them() {
     assert!(all.stdout.contains("quarantinepolicy.lazaretto.dev/shown"), "{all}");
     for (resource, columns) in [
         ("imagestatuses", "NAME STATE SINCE BY REASON SUBJECT"),
-        ("quarantinepolicies", "NAME MODE READY DEBTS AGE"),
+        ("quarantinepolicies", "NAME MODE READY DEBTS WOULD REFUSE AGE"),
         ("registries", "NAME PROVIDER REACHABLE AUTHORIZED LAST PASS HOSTS"),
         ("waivers", "NAME REQUIREMENTS EXPIRES ACTIVE BY REASON"),
     ] {
@@ -229,6 +229,7 @@ async fn kubectl_shows_and_explains_them() {
     for (field, text) in [
         ("imagestatus.spec.quarantine.expects", "When the image is in another state by then, the write is refused."),
         ("quarantinepolicy.spec.whenUnknown.registryUnavailable", "The registry is down, by evidence about the registry itself."),
+        ("quarantinepolicy.status.wouldRefuse", "What the policy would refuse of what runs"),
         ("registry.spec.quarantine.provider", "Who keeps the flag."),
         ("waiver.spec.by", "Must be the requester's own."),
     ] {

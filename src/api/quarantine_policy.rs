@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 /// Debts that a policy's status lists at the most.
 pub const MAX_POLICY_DEBTS: usize = 20;
+/// Workloads that a policy's status lists as refused, were it to enforce, at the most.
+pub const MAX_WOULD_REFUSE: usize = 10;
 
 use super::{
     Authority, Conditions, NAME_PATTERN, NAME_PATTERNS, NAME_PATTERNS_MESSAGE, RequireLife, RequireSbom, RequireSignatures,
@@ -84,6 +86,7 @@ pub enum Revocation {
     printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
     printcolumn(name = "Debts", type_ = "integer", json_path = ".status.debts.total"),
+    printcolumn(name = "Would Refuse", type_ = "integer", json_path = ".status.wouldRefuse.pods"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("self.metadata.name.size() <= 63").message("the name of a policy has at most 63 characters")
 )]
@@ -240,6 +243,49 @@ pub struct QuarantinePolicyStatus {
     /// Pods that run on an image which this policy has not judged.
     #[serde(default)]
     pub debts: Debts,
+    /// What the policy would refuse of what runs, if it were made anew and `spec.mode` were Enforce. Present in modes Audit and Warn: look here before
+    /// you enforce. `lazaretto whatif` says the same of templates that run no pods just now, and of a policy that is not applied yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub would_refuse: Option<WouldRefuse>,
+}
+
+/// Running pods that a policy would refuse, by what is known of their images.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WouldRefuse {
+    /// How many pods there are of which the policy would refuse an image. They run on, also when the policy enforces; the next ones like them would not
+    /// start.
+    #[serde(default)]
+    pub pods: u32,
+    /// How many owners these pods have, ReplicaSets and Jobs each by itself; a pod without an owner counts as one.
+    #[serde(default)]
+    pub owners: u32,
+    /// How many pods there are besides of which some image is not known well enough to say. An enforcing policy asks its registry when a pod is made.
+    #[serde(default)]
+    pub not_known: u32,
+    /// The first 10 workloads, by namespace.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    #[schemars(length(max = 10))]
+    pub items: Vec<WouldRefuseItem>,
+}
+
+/// A workload of which a policy would refuse an image.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WouldRefuseItem {
+    /// Its namespace.
+    pub namespace: String,
+    /// The workload, as `Deployment/web`; `Pod/NAME` for a pod that nobody owns.
+    pub owner: String,
+    /// The container that names the image; `volume` for an image volume.
+    pub container: String,
+    /// The image, as the pods name it.
+    pub image: String,
+    /// How many running pods it has with this image.
+    pub pods: u32,
+    /// Why it would be refused.
+    pub reason: String,
 }
 
 /// Running pods that owe a judgement.

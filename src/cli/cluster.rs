@@ -18,7 +18,7 @@ use crate::history::clip;
 /// How long one call may take.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Objects in one page of a list.
-const PAGE: u32 = 500;
+pub(super) const PAGE: u32 = 500;
 
 /// Which cluster.
 #[derive(Clone, Debug, Default, Args)]

@@ -39,6 +39,13 @@ pub(super) fn note(text: &str) {
     let _written = writeln!(io::stderr().lock(), "lazaretto: {}", lines.join("\n  "));
 }
 
+/// Says what a long work is at, to whoever watches.
+pub(super) fn progress(text: &str) {
+    if io::stderr().is_terminal() {
+        note(text);
+    }
+}
+
 /// How much a cell wants to be seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Colour {

@@ -1,23 +1,20 @@
 //! What the policies of a namespace make of an image that runs there.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
 use super::{Finding, exact};
 use crate::{
     api::Revocation,
-    facts::{Busy, BusyCause, Outcome},
+    facts::Outcome,
     index::Rules,
     judgement::Setting,
-    origin::{self, Rival, Said},
+    origin::{self, Rival},
     running::Image,
     sentence,
     verdict::{Case, Opinion, Settled, Sight, Source, Why},
 };
-
-/// Nobody has asked yet, so nothing opens on it.
-const NOT_ASKED: Outcome<bool> = Outcome::Busy(Busy { cause: BusyCause::Deadline, retry_after: Duration::from_secs(1) });
 
 /// What the policies of a namespace make of an image that runs there.
 #[derive(Clone, Debug)]
@@ -62,8 +59,7 @@ impl Standing {
         };
         let rivals = if policies.is_empty() { Vec::new() } else { rules.rivals(named, registry) };
         let contested = !rivals.is_empty();
-        let said = rivals.iter().map(|rival| (rival, Said { outcome: held(rival).map_or(NOT_ASKED, Outcome::Found), free_at: None }));
-        let origin = origin::weigh(&running, &said.collect::<Vec<_>>());
+        let origin = origin::recall(&running, &rivals, held);
         let unseen = contested.then(|| Sight { origin: origin.clone(), ..Sight::of_name(registry.is_some()) });
         let sight = found.map(|found| Sight {
             evidence: match &found {

@@ -10,13 +10,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
-use k8s_openapi::api::{
-    apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet},
-    batch::v1::{CronJob, Job},
-    core::v1::ReplicationController,
-};
-use kube::{Api, Client, Resource, ResourceExt as _, api::ListParams};
-use serde::{Serialize, de::DeserializeOwned};
+use kube::Client;
 use tokio::time::Instant;
 
 use super::Term;
@@ -26,10 +20,8 @@ use crate::{
     history::{self, Observation, Weight},
     image::{Reference, Subject},
     lookups::{Access, Asker},
-    pod,
     policy::RegistryEntry,
-    running,
-    writer::bounded,
+    running, templates,
 };
 
 /// Questions to the registry at once.
@@ -38,8 +30,6 @@ const AT_ONCE: usize = 8;
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 /// After how long an adoption that the registry does not let come to its end is ended without it.
 const GIVE_UP: i64 = 600;
-/// Templates of one kind that are read at the most.
-const MOST_TEMPLATES: usize = 100_000;
 
 /// An image that a workload's template names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,41 +45,14 @@ pub struct Template {
 /// Every image that a template names.
 pub async fn templates(client: &Client) -> Result<Vec<Template>, String> {
     let mut all = Vec::new();
-    read::<Deployment>(client, "Deployment", &mut all).await?;
-    read::<ReplicaSet>(client, "ReplicaSet", &mut all).await?;
-    read::<StatefulSet>(client, "StatefulSet", &mut all).await?;
-    read::<DaemonSet>(client, "DaemonSet", &mut all).await?;
-    read::<Job>(client, "Job", &mut all).await?;
-    read::<CronJob>(client, "CronJob", &mut all).await?;
-    read::<ReplicationController>(client, "ReplicationController", &mut all).await?;
+    templates::each(client, |template| {
+        let namespace = template.metadata.namespace.clone().unwrap_or_default();
+        let since = running::named_since(template.metadata);
+        let named = template.pod.images();
+        all.extend(named.map(|named| Template { image: named.image.to_owned(), namespace: namespace.clone(), since }));
+    })
+    .await?;
     Ok(all)
-}
-
-async fn read<K>(client: &Client, kind: &str, all: &mut Vec<Template>) -> Result<(), String>
-where
-    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope> + Clone + DeserializeOwned + Serialize + std::fmt::Debug,
-{
-    let api = Api::<K>::all(client.clone());
-    let mut page = ListParams::default().limit(500);
-    let mut count = 0;
-    loop {
-        let list = bounded(api.list(&page)).await.map_err(|error| format!("cannot list templates of kind {kind}: {error}"))?;
-        for object in &list.items {
-            // Through the very reader that admission uses, so that the two never name different images.
-            let json = serde_json::to_string(object).map_err(|error| error.to_string())?;
-            if let Ok(Some(template)) = pod::template(kind, &json) {
-                let namespace = object.namespace().unwrap_or_default();
-                let since = running::named_since(object.meta());
-                let named = template.images();
-                all.extend(named.map(|named| Template { image: named.image.to_owned(), namespace: namespace.clone(), since }));
-            }
-        }
-        count += list.items.len();
-        page.continue_token = list.metadata.continue_.filter(|token| !token.is_empty());
-        if page.continue_token.is_none() || count >= MOST_TEMPLATES {
-            return Ok(());
-        }
-    }
 }
 
 /// What is to be adopted for one registry: what runs, and what is only named.

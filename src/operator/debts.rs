@@ -4,6 +4,7 @@
 //! registries about what is owed ([`make_up`]); one tells the owners of pods ([`tell`]).
 
 mod make_up;
+mod observers;
 mod survey;
 mod tell;
 
@@ -18,7 +19,7 @@ use tokio::{
 use self::make_up::Answers;
 use super::{Term, statuses};
 use crate::{
-    api::{Debts, Registry, RegistryDebts},
+    api::{Debts, Registry, RegistryDebts, WouldRefuse},
     audit,
     debts::{Book, MOST_TOLD, Survey, Told, Wanted},
     metrics::ChangeLabels,
@@ -31,6 +32,8 @@ const EVERY: Duration = Duration::from_secs(60);
 const GATHER: Duration = Duration::from_millis(500);
 /// What going through all pods takes is at most this part of the time.
 const SHARE: u32 = 5;
+/// Which running pods a policy would refuse is written no more often than this, in a cluster whose pods come and go.
+const CALM: Duration = Duration::from_secs(10);
 /// How soon what failed is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -60,6 +63,7 @@ async fn go_through(term: Term, answers: Arc<Answers>, wanted: watch::Sender<Arc
         tokio::time::sleep(AGAIN).await;
     };
     let mut book = Book::open(written.registries.values());
+    let mut observers = observers::Observers::default();
     let mut news = true;
     loop {
         pods.mark_unchanged();
@@ -68,8 +72,9 @@ async fn go_through(term: Term, answers: Arc<Answers>, wanted: watch::Sender<Arc
         images.mark_unchanged();
         learnt.mark_unchanged();
         let begun = Instant::now();
-        let (survey, page) = survey::survey(&term, &answers, &book).await;
+        let (survey, page, observed) = survey::survey(&term, &answers, &book).await;
         let took = begun.elapsed();
+        let observed = observers.read(&term, observed).await;
         book.close(page);
         say(&term, &survey, &told);
         answers.keep(&survey.wanted);
@@ -78,13 +83,17 @@ async fn go_through(term: Term, answers: Arc<Answers>, wanted: watch::Sender<Arc
             *held = survey.wanted.as_slice().into();
             other
         });
+        let of_policies = OfPolicies { debts: survey.policies, would_refuse: observed };
         // Whether the statuses say so already.
-        news |= written.policies.as_ref() != Some(&survey.policies) || begun.duration_since(written.at) >= EVERY;
-        let mut failed = false;
+        let age = begun.duration_since(written.at);
+        news |= written.policies.as_ref().is_none_or(|held| held.debts != of_policies.debts) || age >= EVERY;
+        let other = written.policies.as_ref().is_some_and(|held| held.would_refuse != of_policies.would_refuse);
+        news |= other && age >= CALM;
+        let (mut failed, later) = (false, other && !news);
         if news {
             written.at = begun;
-            match statuses::write_all(&term, &survey.policies).await {
-                Ok(()) => (written.policies, news) = (Some(survey.policies), false),
+            match statuses::write_all(&term, &of_policies).await {
+                Ok(()) => (written.policies, news) = (Some(of_policies), false),
                 Err(error) => {
                     tracing::warn!(error, "statuses were not written; trying again");
                     failed = true;
@@ -104,7 +113,7 @@ async fn go_through(term: Term, answers: Arc<Answers>, wanted: watch::Sender<Arc
             _ = rules.changed() => news = true,
             _ = images.changed() => {}
             _ = learnt.changed() => {}
-            () = tokio::time::sleep(if failed { AGAIN } else { EVERY }) => {}
+            () = tokio::time::sleep(if failed { AGAIN } else if later { CALM } else { EVERY }) => {}
         }
         tokio::time::sleep(GATHER.max(took * SHARE)).await;
     }
@@ -112,9 +121,18 @@ async fn go_through(term: Term, answers: Arc<Answers>, wanted: watch::Sender<Arc
 
 /// What stands in the statuses, as far as it was written or read by this term.
 struct Written {
-    policies: Option<BTreeMap<Arc<str>, Debts>>,
+    policies: Option<OfPolicies>,
     registries: BTreeMap<String, RegistryDebts>,
     at: Instant,
+}
+
+/// What the pods come to for each policy.
+#[derive(Debug, Default)]
+pub(super) struct OfPolicies {
+    /// What is owed to those that enforce.
+    pub(super) debts: BTreeMap<Arc<str>, Debts>,
+    /// What those that observe would refuse.
+    pub(super) would_refuse: BTreeMap<Arc<str>, WouldRefuse>,
 }
 
 impl Written {

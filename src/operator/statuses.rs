@@ -1,9 +1,6 @@
 //! The statuses of what people write: one server-side apply each, and only when something changed.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
 use kube::{
@@ -13,10 +10,10 @@ use kube::{
 };
 use serde_json::json;
 
-use super::Term;
+use super::{Term, debts::OfPolicies};
 use crate::{
     api::{
-        self, Conditions, Debts, QuarantinePolicy, QuarantinePolicyStatus, Registry, RegistryDebts, RegistryStatus, Waiver, WaiverStatus,
+        self, Conditions, Mode, QuarantinePolicy, QuarantinePolicyStatus, Registry, RegistryDebts, RegistryStatus, Waiver, WaiverStatus,
     },
     policy::{self, Policy, RegistryEntry, Unreadable},
     writer::{FIELD_MANAGER, apply_status, bounded},
@@ -66,8 +63,7 @@ pub(super) async fn write_debts(
 }
 
 /// Brings the statuses of policies and waivers, and the `Ready` condition of registries that cannot be read, up to date.
-/// `debts` by policy.
-pub(super) async fn write_all(term: &Term, debts: &BTreeMap<Arc<str>, Debts>) -> Result<(), String> {
+pub(super) async fn write_all(term: &Term, found: &OfPolicies) -> Result<(), String> {
     let client = term.operator.client.clone();
     let (rules, faults) = {
         let index = term.operator.index.read();
@@ -99,7 +95,9 @@ pub(super) async fn write_all(term: &Term, debts: &BTreeMap<Arc<str>, Debts>) ->
             }
             None => new.conditions.retain(|condition| condition.type_ != AUTHORITIES),
         }
-        new.debts = debts.get(name.as_str()).cloned().unwrap_or_default();
+        new.debts = found.debts.get(name.as_str()).cloned().unwrap_or_default();
+        let observes = object.spec.mode != Mode::Enforce;
+        new.would_refuse = observes.then(|| found.would_refuse.get(name.as_str()).cloned().unwrap_or_default());
         if new != old {
             write(term, &policies, &name, json!(new)).await?;
         }

@@ -6,6 +6,8 @@ mod everywhere;
 mod offline;
 #[path = "cli/verify.rs"]
 mod verify;
+#[path = "cli/whatif.rs"]
+mod whatif;
 
 use std::{fs, path::Path, process::Stdio};
 

@@ -252,8 +252,7 @@ async fn at_hand(image: &Reference, world: &World, asking: Option<&Asking>, clus
         return hand(Some(subject), Outcome::Busy(NOT_ASKED), None, Some(gap));
     };
     let registry = world.rules.registry_of(image).map(AsRef::as_ref);
-    // As everywhere, what is known to be bad is believed at any age.
-    if written.facts.state.is_bad() || index::is_fresh(&written, &subject, registry, Timestamp::now()) {
+    if index::is_believed(&written, &subject, registry, Timestamp::now()) {
         return known(subject, &written);
     }
     let seen = index::last_seen(&written, &subject, registry);

@@ -27,7 +27,7 @@ use crate::{
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 /// What people wrote, by kind and name; whatever is put in later stands.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(in crate::cli) struct Written {
     policies: BTreeMap<String, QuarantinePolicy>,
     registries: BTreeMap<String, Registry>,
@@ -43,7 +43,7 @@ pub(in crate::cli) struct Written {
 
 impl Written {
     /// The rules of a cluster. Image statuses are many; they come later, and only if some image needs them.
-    pub(super) async fn from_cluster(client: &Client) -> anyhow::Result<Self> {
+    pub(in crate::cli) async fn from_cluster(client: &Client) -> anyhow::Result<Self> {
         let (policies, registries, waivers) = futures::try_join!(
             cluster::list::<QuarantinePolicy>(client),
             cluster::list::<Registry>(client),
@@ -99,6 +99,11 @@ impl Written {
             ),
         }
         Ok(())
+    }
+
+    /// Takes in the labels of a namespace of a cluster.
+    pub(in crate::cli) fn namespace(&mut self, name: String, labels: BTreeMap<String, String>) {
+        self.namespaces.insert(name, labels);
     }
 
     /// Whether there is any policy to judge by.
@@ -227,7 +232,7 @@ impl World {
     }
 
     /// Takes in the image statuses of a cluster.
-    pub(super) async fn read_images(&self, client: &Client) -> anyhow::Result<()> {
+    pub(in crate::cli) async fn read_images(&self, client: &Client) -> anyhow::Result<()> {
         let all = cluster::list::<ImageStatus>(client).await?;
         let now = Timestamp::now();
         let mut index = self.index.write();
@@ -252,7 +257,7 @@ impl World {
     }
 
     /// The labels of a namespace; `Err` with a sentence when they are not known and matter.
-    pub(super) fn labels(&self, namespace: &str) -> Result<BTreeMap<String, String>, String> {
+    pub(in crate::cli) fn labels(&self, namespace: &str) -> Result<BTreeMap<String, String>, String> {
         let held = self.namespaces.get(namespace);
         if let Some(policy) = self.choosy.as_ref().filter(|_| held.is_none() && self.extra.is_empty()) {
             return Err(format!(

@@ -1,84 +1,86 @@
 //! One way through all pods, with the index locked for moments only.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 
 use super::{super::Term, make_up::Answers};
 use crate::{
     api::{QuarantineProvider, State},
-    debts::{Book, Finding, Page, Survey},
-    image::{Digest, Subject},
+    debts::{Book, Finding, Inner, Page, Survey},
+    image::{Reference, Subject},
     index::{self, Known, Rules},
     judgement::{Scope, Setting},
+    lookups::Lookups,
     metrics::StateLabels,
     origin::Rival,
+    watch::SharedIndex,
+    whatif::{Observed, Records, Seen},
 };
 
-/// Goes through all pods, one namespace at a time.
-pub(super) async fn survey(term: &Term, answers: &Answers, book: &Book) -> (Survey, Page) {
+/// Goes through all pods, one namespace at a time: what is owed to policies that enforce, and what those that observe would refuse.
+pub(super) async fn survey(term: &Term, answers: &Answers, book: &Book) -> (Survey, Page, BTreeMap<Arc<str>, Seen>) {
     let operator = &term.operator;
     let rules = operator.index.read().rules();
     let now = Timestamp::now();
-    let inner = Inner::read(term);
-    let mut turn = book.turn();
+    let inner = inner(term);
+    let (mut turn, mut observed) = (book.turn(), Observed::default());
+    let written = Written { index: &operator.index, inner: &inner, lookups: &operator.lookups };
     for namespace in term.inventory.namespaces() {
         if operator.settings.excluded.contains(&*namespace) {
             continue;
         }
         let labels = operator.index.read().namespace(&namespace).unwrap_or_default();
-        let setting = Setting::new(&rules, Scope::Enforce, &namespace, &labels, now);
-        let known = |subject: &Subject| {
-            let known = operator.index.read().image(subject).or_else(|| inner.outer(subject));
-            known.map_or_else(|| answers.get(subject), |known| Some(Finding::Known(known)))
-        };
-        let held = |rival: &Rival| operator.lookups.last_held(rival);
-        turn.namespace(&setting, &rules, &namespace, &term.inventory.pods_in(&namespace), known, held);
+        let pods = term.inventory.pods_in(&namespace);
+        let setting = |scope| Setting::new(&rules, scope, &namespace, &labels, now);
+        let known = |subject: &Subject| written.known(subject).map_or_else(|| answers.get(subject), |known| Some(Finding::Known(known)));
+        turn.namespace(&setting(Scope::Enforce), &rules, &namespace, &pods, known, |rival| written.held(rival));
+        observed.namespace(&setting(Scope::Observe), &namespace, &pods, &written, now);
         // Reviews wait on these threads, too.
         tokio::task::yield_now().await;
     }
     gauges(term, &rules, now);
-    turn.end()
+    let (survey, page) = turn.end();
+    (survey, page, observed.end())
 }
 
-/// Digests that run and are not subjects themselves, with what is known of the indexes inside which they are: some container runtimes report
-/// the image for their platform, or its configuration.
-#[derive(Debug, Default)]
-struct Inner(HashMap<Digest, Vec<(Subject, Arc<Known>)>>);
-
-impl Inner {
-    fn read(term: &Term) -> Self {
-        let mut unknown: HashMap<Digest, Vec<(Subject, Arc<Known>)>> = HashMap::new();
-        let running = term.inventory.images();
-        {
-            let index = term.operator.index.read();
-            let subjects = running.iter().filter_map(|image| image.subject.as_ref());
-            unknown.extend(subjects.filter(|subject| index.image(subject).is_none()).map(|subject| (subject.digest().clone(), Vec::new())));
-        }
-        if unknown.is_empty() {
-            return Self::default();
-        }
+/// What is known of images inside which something runs of which nothing is written itself.
+fn inner(term: &Term) -> Inner {
+    let running = term.inventory.images();
+    let mut inner = Inner::wanted(&term.operator.index.read(), running.iter().filter_map(|image| image.subject.as_ref()));
+    if !inner.is_empty() {
         let images: Vec<(Subject, Arc<Known>)> = {
             let index = term.operator.index.read();
             index.images().map(|(subject, known)| (subject.clone(), known.clone())).collect()
         };
-        for (subject, known) in images {
-            let manifest = &known.facts.manifest;
-            for digest in manifest.config.iter().chain(manifest.children.iter().map(|child| &child.digest)) {
-                if let Some(outer) = unknown.get_mut(digest) {
-                    outer.push((subject.clone(), known.clone()));
-                }
-            }
+        for (subject, known) in &images {
+            inner.learn(subject, known);
         }
-        Self(unknown)
+    }
+    inner
+}
+
+/// What is written, for policies that only observe.
+struct Written<'a> {
+    index: &'a SharedIndex,
+    inner: &'a Inner,
+    lookups: &'a Lookups,
+}
+
+impl Records for Written<'_> {
+    fn known(&self, subject: &Subject) -> Option<Arc<Known>> {
+        self.index.read().image(subject).or_else(|| self.inner.outer(subject))
     }
 
-    /// The strictest of what is known of the indexes that hold an image.
-    fn outer(&self, subject: &Subject) -> Option<Arc<Known>> {
-        let same_repository =
-            |(outer, _): &&(Subject, Arc<Known>)| outer.registry() == subject.registry() && outer.repository() == subject.repository();
-        let all = self.0.get(subject.digest())?.iter().filter(same_repository).map(|(_, known)| known);
-        all.filter(|known| !known.blank || known.held).max_by_key(|known| known.facts.state).cloned()
+    fn stands_for(&self, image: &Reference) -> Option<Subject> {
+        self.index.read().tagged(image).map(|(subject, _)| subject)
+    }
+
+    fn held(&self, rival: &Rival) -> Option<bool> {
+        self.lookups.last_held(rival)
     }
 }
 

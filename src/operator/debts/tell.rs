@@ -24,9 +24,12 @@ use crate::{
 };
 
 /// Workloads that are remembered by what a controller made of them.
-const MOST_WORKLOADS: usize = 2_048;
+pub(super) const MOST_WORKLOADS: usize = 2_048;
 /// Characters of a note that the API server takes.
 const NOTE: usize = 1_000;
+
+/// Workloads by what a controller made of them, and where.
+pub(super) type Workloads = Memory<(String, Arc<Owner>), Arc<Owner>>;
 
 /// Tells until the term ends, one at a time: this is how many Events there can be.
 pub(super) async fn run(term: Term, mut told: mpsc::Receiver<Told>) {
@@ -54,12 +57,7 @@ pub(super) async fn run(term: Term, mut told: mpsc::Receiver<Told>) {
 }
 
 /// Who made a ReplicaSet or a Job; anything else is a workload itself.
-async fn workload(
-    client: &Client,
-    namespace: &str,
-    owner: &Arc<Owner>,
-    known: &mut Memory<(String, Arc<Owner>), Arc<Owner>>,
-) -> Arc<Owner> {
+pub(super) async fn workload(client: &Client, namespace: &str, owner: &Arc<Owner>, known: &mut Workloads) -> Arc<Owner> {
     let (group, version) = owner.api_version.split_once('/').unwrap_or(("", &owner.api_version));
     if !matches!((group, owner.kind.as_str()), ("apps", "ReplicaSet") | ("batch", "Job")) {
         return owner.clone();

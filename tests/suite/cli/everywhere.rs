@@ -18,7 +18,7 @@ use crate::support::{
 };
 
 /// An API server that lists what it is given. It stops when it is dropped.
-struct FakeCluster {
+pub(super) struct FakeCluster {
     objects: Objects,
     server: JoinHandle<()>,
 }
@@ -33,11 +33,13 @@ impl Drop for FakeCluster {
 
 impl FakeCluster {
     /// Starts it, and points the desk's kubeconfig at it.
-    async fn start(desk: &mut Desk, objects: &[Value]) -> Self {
+    pub(super) async fn start(desk: &mut Desk, objects: &[Value]) -> Self {
         let objects = Arc::new(Mutex::new(objects.to_vec()));
         let router = Router::new()
             .route("/apis/lazaretto.dev/v1alpha1/{plural}", get(list))
             .route("/api/v1/namespaces/{name}", get(namespace))
+            .route("/api/v1/{plural}", get(others))
+            .route("/apis/{group}/v1/{plural}", get(others))
             .with_state(objects.clone());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -65,6 +67,14 @@ async fn list(State(objects): State<Objects>, UrlPath(plural): UrlPath<String>) 
     };
     let items: Vec<Value> = objects.lock().iter().filter(|object| object["kind"] == kind).cloned().collect();
     json!({"apiVersion": "lazaretto.dev/v1alpha1", "kind": format!("{kind}List"), "metadata": {}, "items": items}).to_string()
+}
+
+/// Kubernetes' own objects.
+async fn others(State(objects): State<Objects>, uri: axum::http::Uri) -> String {
+    let plural = uri.path().rsplit('/').next().unwrap_or_default();
+    let of_that_kind = |object: &&Value| format!("{}s", object["kind"].as_str().unwrap_or_default()).to_lowercase() == plural;
+    let items: Vec<Value> = objects.lock().iter().filter(of_that_kind).cloned().collect();
+    json!({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": items}).to_string()
 }
 
 async fn namespace(State(objects): State<Objects>, UrlPath(name): UrlPath<String>) -> (StatusCode, String) {
