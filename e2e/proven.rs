@@ -3,7 +3,8 @@
 //! What is attached was signed by sigstore-go (`tests/fixtures/proof`). Distribution's registry has no list of referrers, so the pipeline keeps
 //! the fallback tag, as its clients do.
 
-use kube::api::{Patch, PatchParams};
+use k8s_openapi::api::core::v1::Node;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use lazaretto::api::{ImageStatus, State};
 use serde_json::{Value, json};
 
@@ -26,6 +27,12 @@ fn fixture(name: &str) -> Vec<u8> {
 
 fn authorities() -> Value {
     json!([{ "name": "build", "publicKey": String::from_utf8(fixture("keys/ecdsa-p256.pub.pem")).unwrap() }])
+}
+
+/// The key of `build`, as evidence names it.
+fn key() -> String {
+    let pem = String::from_utf8(fixture("keys/ecdsa-p256.pub.pem")).unwrap();
+    lazaretto::proof::PublicKey::from_pem(&pem).unwrap().fingerprint().to_string()
 }
 
 /// What the laboratory's probe is refused for at once; it would wait for a host that is nowhere.
@@ -229,4 +236,64 @@ async fn a_policy_asks_for_signatures_and_the_evidence_is_shared_by_replicas() {
     let status = status_of(lab, &registry, &digest).await.and_then(|object| object.status).unwrap();
     let signed = status.evidence.unwrap().items.into_iter().find(|item| item.subject == "builder@example.com");
     assert_eq!(signed.map(|item| item.issuer).as_deref(), Some("https://issuer.example"));
+}
+
+/// A node, as far as its kubelet tells its platform.
+async fn join(lab: &Lab, name: &str, architecture: &str) {
+    let labels = json!({ "kubernetes.io/os": "linux", "kubernetes.io/arch": architecture });
+    let node: Node =
+        serde_json::from_value(json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": name, "labels": labels } })).unwrap();
+    kube::Api::<Node>::all(lab.client().await).create(&PostParams::default(), &node).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_index_is_proven_by_its_images_for_the_platforms_of_the_nodes_that_there_are() {
+    let world = World::shared().await;
+    let lab = &world.lab;
+    let namespace = lab.namespace().await;
+    let registry = Registry::start(lab, Options::default()).await;
+    story::register(lab, &registry, "None", |_| {}).await;
+    story::policy(lab, &namespace, |spec| {
+        spec["deny"] = denied();
+        spec["authorities"] = authorities();
+        spec["require"] = json!({ "unmanaged": "Allow", "signatures": {} });
+    })
+    .await;
+    let signed = push(&registry).await;
+    attach(&registry, &signed, &["key-ecdsa-p256"]).await;
+    let (other, attestation) =
+        (registry.push(REPOSITORY, "other", "other").await, registry.push(REPOSITORY, "attestation", "attestation").await);
+    let entry = |digest: &str, os: &str, architecture: &str| {
+        let size = if digest == signed { fixture("manifest.json").len() } else { 1 };
+        json!({ "mediaType": MANIFEST, "digest": digest, "size": size, "platform": { "os": os, "architecture": architecture } })
+    };
+    let entries = json!([entry(&signed, "linux", "amd64"), entry(&other, "linux", "arm64"), entry(&attestation, "unknown", "unknown")]);
+    let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": entries });
+    let index = registry.push_manifest(REPOSITORY, "multi", INDEX, index.to_string().as_bytes()).await;
+    let image = format!("{}/{REPOSITORY}@{index}", registry.host());
+    let refused = async |name: &str| {
+        eventually(MOMENT, "the image for arm64 is not signed", async || {
+            let output = story::run(lab, &namespace, name, &image).await;
+            if output.stderr.contains("linux/arm64: it is not signed by build (nothing that is attached to it") {
+                Ok(())
+            } else {
+                Err(output)
+            }
+        })
+        .await;
+    };
+    // There are no nodes: it may run anywhere.
+    refused("p").await;
+    join(lab, &format!("{namespace}-amd64"), "amd64").await;
+    story::admitted(lab, &namespace, "q", &image).await;
+    let object = status_of(lab, &registry, &index).await.unwrap();
+    assert!(serde_json::to_vec(&object).unwrap().len() <= lazaretto::api::MAX_OBJECT_BYTES);
+    let evidence = object.status.and_then(|status| status.evidence).unwrap();
+    assert_eq!((&*evidence.items[0].about, &*evidence.items[0].key), (&["linux/amd64".to_owned()][..], &*key()), "{evidence:?}");
+    join(lab, &format!("{namespace}-arm64"), "arm64").await;
+    refused("r").await;
+    let nodes = kube::Api::<Node>::all(lab.client().await);
+    for architecture in ["arm64", "amd64"] {
+        nodes.delete(&format!("{namespace}-{architecture}"), &DeleteParams::default()).await.unwrap();
+    }
 }

@@ -14,8 +14,8 @@ mod waiver;
 pub use condition::{Conditions, condition, set_condition};
 pub use duration::ShortDuration;
 pub use evidence::{
-    AllowedCount, Authority, Evidence, EvidenceItem, EvidenceKind, Keyless, MAX_EVIDENCE, MAX_EVIDENCE_BYTES, MAX_LOOKED_FOR, RequireLife,
-    RequireSbom, RequireSignatures, RequireVulnerabilities, SbomFormat, TrustRootSource,
+    AllowedCount, Authority, Evidence, EvidenceItem, EvidenceKind, Keyless, MAX_EVIDENCE, MAX_EVIDENCE_BYTES, MAX_LOOKED_FOR,
+    MAX_PLATFORMS, PlatformEvidence, RequireLife, RequireSbom, RequireSignatures, RequireVulnerabilities, SbomFormat, TrustRootSource,
 };
 pub use image_status::{
     Decision, DecisionState, ImageStatus, ImageStatusSpec, ImageStatusStatus, MAX_CHILDREN, MAX_HISTORY, MAX_OBJECT_BYTES, MAX_TAGS,

@@ -8,6 +8,7 @@
 //! somebody breaks must not open anything.
 
 mod known;
+mod nodes;
 mod rules;
 
 use std::{
@@ -27,6 +28,7 @@ use crate::{
     proof::{Proof, Roots, TrustRoot},
 };
 
+use self::nodes::Nodes;
 pub use self::{known::Known, rules::Rules};
 
 /// The label that says in which namespace an image was first asked for; the cap per namespace counts by it.
@@ -49,6 +51,7 @@ pub struct Index {
     roots: Roots,
     /// Why one of them cannot be read just now.
     root_faults: BTreeMap<TrustRootSource, String>,
+    nodes: Nodes,
     unreadable: BTreeMap<(Kind, String), Unreadable>,
     images: HashMap<Subject, SmallVec<[Arc<Known>; 1]>, ahash::RandomState>,
     names: HashMap<String, Stamp>,
@@ -112,7 +115,7 @@ impl Index {
             return mended;
         }
         self.roots.insert(source.clone(), root.clone());
-        Arc::make_mut(&mut self.rules).bind(&self.roots);
+        Arc::make_mut(&mut self.rules).bind(&self.roots, |proof| proof.sources().next().is_some());
         true
     }
 
@@ -142,7 +145,7 @@ impl Index {
         let name = object.metadata.name.clone().unwrap_or_default();
         let mut read = Policy::try_from(object);
         if let Ok(policy) = &mut read {
-            policy.proof = self.rules.shared(policy.proof.bound(&self.roots));
+            policy.proof = self.rules.shared(policy.proof.bound(&self.roots, &self.rules.platforms));
         }
         self.hold(Kind::Policy, name, read, |rules, name, policy| {
             rules.policies.insert(name, Arc::new(policy));
@@ -155,7 +158,7 @@ impl Index {
         let name = object.metadata.name.clone().unwrap_or_default();
         let mut read = RegistryEntry::try_from(object);
         if let Ok(entry) = &mut read {
-            entry.release = entry.release.as_ref().map(|proof| proof.bound(&self.roots));
+            entry.release = entry.release.as_ref().map(|proof| proof.bound(&self.roots, &self.rules.platforms));
         }
         self.hold(Kind::Registry, name, read, |rules, name, entry| {
             rules.registries.insert(name, Arc::new(entry));

@@ -12,8 +12,10 @@
 
 mod ask;
 mod asker;
+mod attached;
 mod evidence;
 mod health;
+mod inside;
 mod keys;
 mod prove;
 mod rooms;

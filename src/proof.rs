@@ -18,6 +18,7 @@ pub mod gather;
 pub mod json;
 pub mod key;
 pub mod keyless;
+pub mod platforms;
 pub mod report;
 mod require;
 pub mod sbom;
@@ -34,6 +35,7 @@ pub use self::{
     bundle::Bundle,
     key::{KeyError, PublicKey},
     keyless::{Identity, TrustRoot, TrustRootError},
+    platforms::Platforms,
     require::{Asked, Exceptions, NoExceptions, Proof, ProofError, Unproven},
     statement::Statement,
 };

@@ -4,7 +4,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use futures::{FutureExt as _, future::BoxFuture};
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, Node};
 use kube::{Client, client::ClientBuilder, config::Config, core::PartialObjectMeta};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -32,7 +32,7 @@ use crate::{
     shutdown::{self, Shutdown, Tasks},
     tls::{CurrentCertificate, Limits, Listener},
     wallet::Wallet,
-    watch::{self as watches, Images, Namespaces, Rules, SharedIndex},
+    watch::{self as watches, Images, Namespaces, Nodes, Rules, SharedIndex},
     webhook,
     writer::{Caps, Writer},
 };
@@ -171,7 +171,7 @@ fn client_options(arguments: &ServeArguments) -> anyhow::Result<ClientOptions> {
     Ok(ClientOptions { cluster_ranges, proxies: Proxies::from_environment() })
 }
 
-#[allow(clippy::too_many_arguments, reason = "the wiring of five watches, read once")]
+#[allow(clippy::too_many_arguments, reason = "the wiring of six watches, read once")]
 fn spawn_watches(
     tasks: &mut Tasks,
     stopping: &CancellationToken,
@@ -187,8 +187,8 @@ fn spawn_watches(
         let stopping = stopping.clone();
         tasks.spawn(name, async move { stopping.run_until_cancelled_owned(watch).await.unwrap_or_default() });
     };
-    let conditions = ["policies", "registries", "waivers", "namespaces", "images"].map(|name| readiness.condition(name));
-    let [policies, registries, waivers, namespaces, images_ready] = conditions.clone();
+    let conditions = ["policies", "registries", "waivers", "namespaces", "images", "nodes"].map(|name| readiness.condition(name));
+    let [policies, registries, waivers, namespaces, images_ready, nodes_ready] = conditions.clone();
     let config = watches::config;
     spawn(
         "watch-policies",
@@ -198,7 +198,12 @@ fn spawn_watches(
         "watch-registries",
         watches::run::<Registry>(client.clone(), config(), Rules::new(index.clone(), rules_changed.clone()), registries).boxed(),
     );
-    spawn("watch-waivers", watches::run::<Waiver>(client.clone(), config(), Rules::new(index.clone(), rules_changed), waivers).boxed());
+    spawn(
+        "watch-waivers",
+        watches::run::<Waiver>(client.clone(), config(), Rules::new(index.clone(), rules_changed.clone()), waivers).boxed(),
+    );
+    let nodes = Nodes::new(index.clone(), rules_changed);
+    spawn("watch-nodes", watches::run::<PartialObjectMeta<Node>>(client.clone(), config().page_size(500), nodes, nodes_ready).boxed());
     let labels = Namespaces::new(index.clone());
     spawn("watch-namespaces", watches::run::<PartialObjectMeta<Namespace>>(client.clone(), config(), labels, namespaces).boxed());
     let lookups = lookups.clone();

@@ -8,7 +8,10 @@ use std::{collections::HashSet, fmt::Debug, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt as _};
 use jiff::Timestamp;
-use k8s_openapi::{api::core::v1::Namespace, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use k8s_openapi::{
+    api::core::v1::{Namespace, Node},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
 use kube::{
     Api, Client, Resource, ResourceExt as _,
     core::{DeserializeGuard, PartialObjectMeta},
@@ -41,6 +44,10 @@ pub trait Sink<K>: Send {
     fn end(&mut self, unreadable: &[String]);
     /// An object is there in a form that cannot be read at all: its last readable form stays.
     fn unreadable(&mut self, _name: &str, _error: &str) {}
+    /// The watch keeps failing. Says whether the replica does without.
+    fn lost(&mut self) -> bool {
+        false
+    }
 }
 
 /// The API server ends each watch after this many seconds, and it goes on from where it was. A connection that has gone silent (the other end
@@ -56,7 +63,7 @@ pub fn config() -> watcher::Config {
 /// For how long a watch may fail before the replica turns unready and lists anew.
 const FAILING: Duration = Duration::from_secs(20);
 
-/// Runs a watch for ever. One that keeps failing turns the replica unready, until a new list is in.
+/// Runs a watch for ever. One that keeps failing turns the replica unready, until a new list is in, unless its sink does without.
 pub async fn run<K>(client: Client, config: watcher::Config, mut sink: impl Sink<K>, ready: Condition)
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
@@ -65,7 +72,7 @@ where
         let stream = watcher(Api::<DeserializeGuard<K>>::all(client.clone()), config.clone()).default_backoff();
         feed(stream, &mut sink, &ready).await;
         // The watch may have gone on in silence, and nothing would tell: so a new one begins, whose list does.
-        ready.set(false);
+        ready.set(sink.lost());
     }
 }
 
@@ -92,7 +99,10 @@ pub async fn feed<K>(
                 continue;
             }
         };
-        failing = None;
+        // That a list begins is no sign yet that it can be had.
+        if !matches!(event, watcher::Event::Init) {
+            failing = None;
+        }
         match event {
             watcher::Event::Init => {
                 unread.clear();
@@ -289,5 +299,129 @@ impl Sink<PartialObjectMeta<Namespace>> for Namespaces {
         for name in self.missing.gone(unreadable) {
             self.delete(&name);
         }
+    }
+}
+
+/// Feeds the platforms of nodes, by their labels. Where they cannot be watched nothing is known of them, and a replica is ready without: images
+/// have to be proven for every platform then.
+#[derive(Debug)]
+pub struct Nodes {
+    index: SharedIndex,
+    changed: tokio::sync::watch::Sender<u64>,
+    missing: Missing,
+}
+
+impl Nodes {
+    /// Feeds the index, and counts changes of the platforms among those of the rules.
+    #[must_use]
+    pub fn new(index: SharedIndex, changed: tokio::sync::watch::Sender<u64>) -> Self {
+        Self { index, changed, missing: Missing::default() }
+    }
+
+    fn tell(&self, news: bool) {
+        if news {
+            self.changed.send_modify(|count| *count += 1);
+        }
+    }
+}
+
+impl Sink<PartialObjectMeta<Node>> for Nodes {
+    fn apply(&mut self, object: PartialObjectMeta<Node>) {
+        let (name, labels) = (object.name_any(), object.metadata.labels.unwrap_or_default());
+        let news = self.index.write().apply_node(&name, &labels);
+        self.tell(news);
+    }
+
+    fn delete(&mut self, name: &str) {
+        let news = self.index.write().delete_node(name);
+        self.tell(news);
+    }
+
+    fn begin(&mut self) {
+        self.missing = Missing::of(self.index.read().node_names());
+    }
+
+    fn listed(&mut self, object: PartialObjectMeta<Node>) {
+        self.missing.came(&object.metadata);
+        self.apply(object);
+    }
+
+    fn end(&mut self, unreadable: &[String]) {
+        for name in self.missing.gone(unreadable) {
+            self.delete(&name);
+        }
+        let news = self.index.write().know_nodes(true);
+        self.tell(news);
+    }
+
+    /// One whose labels cannot be read may be of any platform.
+    fn unreadable(&mut self, name: &str, _error: &str) {
+        let news = self.index.write().apply_node(name, &std::collections::BTreeMap::new());
+        self.tell(news);
+    }
+
+    fn lost(&mut self) -> bool {
+        let news = self.index.write().know_nodes(false);
+        self.tell(news);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+    use kube::core::PartialObjectMetaExt as _;
+
+    use super::*;
+    use crate::{admin::Readiness, proof::platforms};
+
+    type Event = watcher::Event<DeserializeGuard<PartialObjectMeta<Node>>>;
+
+    fn node(name: &str, platform: &str) -> DeserializeGuard<PartialObjectMeta<Node>> {
+        let metadata = ObjectMeta { name: Some(name.to_owned()), labels: Some(platforms::labels(platform)), ..ObjectMeta::default() };
+        DeserializeGuard(Ok(metadata.into_response_partial()))
+    }
+
+    /// Whoever may not list nodes is ready all the same, and has every image of an index proven.
+    #[tokio::test(start_paused = true)]
+    async fn a_replica_is_ready_without_nodes_and_goes_by_their_platforms_as_long_as_it_hears_of_them() {
+        let (index, (changed, told)) = (SharedIndex::default(), tokio::sync::watch::channel(0));
+        let (readiness, mut sink) = (Readiness::default(), Nodes::new(index.clone(), changed));
+        let ready = readiness.condition("nodes");
+        let platforms = || index.read().rules().platforms.names();
+        let list = |nodes: Vec<DeserializeGuard<PartialObjectMeta<Node>>>| {
+            let nodes = nodes.into_iter().map(Event::InitApply);
+            stream::iter([Event::Init].into_iter().chain(nodes).chain([Event::InitDone]).map(Ok).collect::<Vec<_>>())
+        };
+        feed(list(vec![node("a", "linux/amd64"), node("b", "linux/arm64"), node("c", "linux/arm64")]), &mut sink, &ready).await;
+        assert!(readiness.is_ready());
+        assert_eq!((platforms(), *told.borrow()), (vec!["linux/amd64".to_owned(), "linux/arm64".to_owned()], 1));
+        feed(stream::iter([Ok(Event::Delete(node("b", "linux/arm64"))), Ok(Event::Apply(node("a", "linux/amd64")))]), &mut sink, &ready)
+            .await;
+        assert_eq!(*told.borrow(), 1, "the platforms are the same");
+        feed(list(vec![node("a", "linux/amd64")]), &mut sink, &ready).await;
+        assert_eq!((platforms(), *told.borrow()), (vec!["linux/amd64".to_owned()], 2), "c is gone");
+        ready.set(sink.lost());
+        assert_eq!((platforms(), readiness.is_ready()), (vec!["*".to_owned()], true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_may_not_list_nodes_is_ready_after_a_while() {
+        let forbidden =
+            serde_json::json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden", "code": 403 });
+        let answer = move |_: http::Request<kube::client::Body>| {
+            let answer = http::Response::builder().status(403).body(kube::client::Body::from(forbidden.to_string().into_bytes())).unwrap();
+            std::future::ready(Ok::<_, std::convert::Infallible>(answer))
+        };
+        let client = Client::new(tower::service_fn(answer), "n");
+        let (index, readiness) = (SharedIndex::default(), Readiness::default());
+        let sink = Nodes::new(index.clone(), tokio::sync::watch::channel(0).0);
+        let watch = tokio::spawn(run::<PartialObjectMeta<Node>>(client, config(), sink, readiness.condition("nodes")));
+        tokio::time::sleep(FAILING).await;
+        assert!(!readiness.is_ready(), "an API server that is slow to let it in is waited for");
+        tokio::time::sleep(3 * FAILING).await;
+        assert!(readiness.is_ready());
+        assert_eq!(index.read().rules().platforms.names(), ["*"]);
+        watch.abort();
     }
 }

@@ -21,6 +21,8 @@ mod evidence;
 mod force;
 #[path = "suite/fuzz.rs"]
 mod fuzz;
+#[path = "suite/indexes.rs"]
+mod indexes;
 #[path = "suite/meanwhile.rs"]
 mod meanwhile;
 #[path = "suite/quirks.rs"]

@@ -16,6 +16,8 @@ pub const MAX_EVIDENCE: usize = 12;
 pub const MAX_LOOKED_FOR: usize = 32;
 /// Bytes of JSON that the evidence of one ImageStatus may have, so that its history keeps its place.
 pub const MAX_EVIDENCE_BYTES: usize = 2_000;
+/// Images of one index that are looked at at the most, and platforms of nodes by which they are chosen.
+pub const MAX_PLATFORMS: usize = 8;
 
 /// Somebody who is trusted to sign: a key, or an identity.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,7 +96,7 @@ fn trusted_root() -> String {
     "trusted_root.json".to_owned()
 }
 
-/// The image is signed.
+/// The image is signed. An index is where it is itself, or else where each of its images is that a node of this cluster may run by its platform.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RequireSignatures {
@@ -140,7 +142,8 @@ impl fmt::Display for SbomFormat {
     }
 }
 
-/// The image has a bill of materials (SBOM) in a signed attestation.
+/// The image has a bill of materials (SBOM) in a signed attestation. An index has where it has one itself, or else where each of its images has that a node of this
+/// cluster may run by its platform.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RequireSbom {
@@ -156,7 +159,8 @@ pub struct RequireSbom {
     pub formats: Vec<SbomFormat>,
 }
 
-/// The image was scanned for vulnerabilities, and a signed report says what was found. Of several reports the latest counts.
+/// The image was scanned for vulnerabilities, and a signed report says what was found. Of several reports the latest counts. An
+/// index has a report of its own, or else each of its images that a node of this cluster may run by its platform.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RequireVulnerabilities {
@@ -190,6 +194,7 @@ const fn medium() -> Severity {
 }
 
 /// The image's life has not ended, by what its makers attached (`application/vnd.microsoft.artifact.lifecycle`). Nobody signs that, so it only ever refuses.
+/// Where nothing of this kind is attached to an index, it goes by those of its images that a node of this cluster may run by its platform.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RequireLife {
@@ -236,6 +241,40 @@ pub struct Evidence {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 256))]
     pub unproven: String,
+    /// The platforms of nodes for which was looked inside an index, as `os/architecture`; `*` where all of its images were looked at, or it is no index. Empty:
+    /// what is attached to the index itself was enough, and nobody looked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub looked_inside: Vec<String>,
+    /// The images of the index that were looked at.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub platforms: Vec<PlatformEvidence>,
+}
+
+/// One image of an index that was looked at. What was found signed about it stands among the items.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PlatformEvidence {
+    /// Its platform, as `os/architecture[/variant]`; a second image of one platform has `+2` after it. `any` is for none, `*` for all.
+    #[schemars(length(min = 1, max = 32))]
+    pub platform: String,
+    /// It could not be looked at; why says `unproven`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unseen: bool,
+    /// There is more than was read, or than fits here: then no report counts as the latest.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub more: bool,
+    /// When its life ends, by what is attached to it. Nobody signs that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>")]
+    pub end_of_life: Option<Timestamp>,
+    /// Why the first of what was found about it proves nothing, where something does not.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 128))]
+    pub unproven: String,
 }
 
 /// What a piece of evidence is.
@@ -259,6 +298,10 @@ pub enum EvidenceKind {
 pub struct EvidenceItem {
     /// What it is.
     pub kind: EvidenceKind,
+    /// The images of the index that it speaks of, by their platforms. Empty: it speaks of the image itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub about: Vec<String>,
     /// Who signed it: SHA-256 of the public key.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 71))]
@@ -275,7 +318,7 @@ pub struct EvidenceItem {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 71))]
     pub root: String,
-    /// The digest of the evidence itself.
+    /// The digest of the evidence itself; where the same is signed about several images of an index, that of the first.
     #[schemars(length(max = 135))]
     pub digest: String,
     /// The format of a bill of materials.

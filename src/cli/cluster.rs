@@ -1,6 +1,6 @@
 //! The cluster of the kubeconfig: every call bounded in time, every error a sentence.
 
-use std::{fmt::Debug, time::Duration};
+use std::{collections::BTreeMap, fmt::Debug, time::Duration};
 
 use clap::Args;
 use kube::{
@@ -76,6 +76,26 @@ where
     loop {
         let page = call(&format!("list {}", K::plural(&())), api.list(&params)).await?;
         all.extend(page.items);
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok(all),
+        }
+    }
+}
+
+/// The labels of every object of a kind, by name.
+pub(super) async fn labels<K>(client: &Client) -> Result<BTreeMap<String, BTreeMap<String, String>>, Failed>
+where
+    K: Resource<DynamicType = (), Scope = kube::core::ClusterResourceScope> + Clone + Debug + DeserializeOwned,
+{
+    let api = Api::<K>::all(client.clone());
+    let mut all = BTreeMap::new();
+    let mut params = ListParams::default().limit(PAGE);
+    loop {
+        let page = call(&format!("list {}", K::plural(&())), api.list_metadata(&params)).await?;
+        all.extend(
+            page.items.into_iter().map(|object| (object.metadata.name.unwrap_or_default(), object.metadata.labels.unwrap_or_default())),
+        );
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => params = params.continue_token(&token),
             None => return Ok(all),

@@ -9,7 +9,7 @@ use crate::{
     api::TrustRootSource,
     image::{Digest, Reference, Subject},
     policy::{Policy, RegistryEntry, Waiver},
-    proof::{Proof, Roots},
+    proof::{Platforms, Proof, Roots},
     verdict::Sight,
 };
 
@@ -22,6 +22,8 @@ pub struct Rules {
     pub registries: BTreeMap<String, Arc<RegistryEntry>>,
     /// Waivers by name.
     pub waivers: BTreeMap<String, Arc<Waiver>>,
+    /// Those of the cluster's nodes.
+    pub platforms: Platforms,
     by_host: HashMap<String, Vec<Arc<RegistryEntry>>>,
     /// By any policy.
     denied: HashSet<Digest>,
@@ -63,18 +65,18 @@ impl Rules {
         proofs.flat_map(Proof::sources).cloned().collect()
     }
 
-    /// Has everything that needs a trusted root go by those that are at hand.
-    pub(super) fn bind(&mut self, roots: &Roots) {
+    /// Has those proofs go by the trusted roots that are at hand, and by the platforms of nodes.
+    pub(super) fn bind(&mut self, roots: &Roots, those: impl Fn(&Proof) -> bool) {
         let mut bound: Vec<Arc<Proof>> = Vec::new();
-        for policy in self.policies.values_mut().filter(|policy| policy.proof.sources().next().is_some()) {
-            let proof = policy.proof.bound(roots);
+        let platforms = &self.platforms;
+        for policy in self.policies.values_mut().filter(|policy| those(&policy.proof)) {
+            let proof = policy.proof.bound(roots, platforms);
             let shared = bound.iter().find(|held| ***held == proof).cloned().unwrap_or_else(|| Arc::new(proof));
             bound.push(shared.clone());
             Arc::make_mut(policy).proof = shared;
         }
         for registry in self.registries.values_mut() {
-            if let Some(proof) = registry.release.as_ref().filter(|proof| proof.sources().next().is_some()).map(|proof| proof.bound(roots))
-            {
+            if let Some(proof) = registry.release.as_ref().filter(|proof| those(proof)).map(|proof| proof.bound(roots, platforms)) {
                 Arc::make_mut(registry).release = Some(proof);
             }
         }

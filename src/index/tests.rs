@@ -1,5 +1,5 @@
 use super::*;
-use crate::facts::Manifest;
+use crate::{facts::Manifest, proof::platforms};
 
 fn object(name: &str, status: &serde_json::Value) -> ImageStatus {
     let subject = format!("r.corp/app@sha256:{}", "a".repeat(64));
@@ -125,4 +125,34 @@ fn what_was_just_written_brings_back_neither_what_is_older_nor_what_is_gone() {
     assert_eq!((state(&index), index.bad(subject.digest()).count()), (Some(State::Quarantined), 1));
     assert!(index.apply_image(&version(21, "Released"), now), "another uid is another object");
     assert_eq!(index.bad(subject.digest()).count(), 0);
+}
+
+/// What must be proven of an index goes by the platforms of all nodes, and by none as long as some may be unknown.
+#[test]
+fn the_platforms_of_nodes_are_known_once_all_nodes_are() {
+    let policy: api::QuarantinePolicy = serde_json::from_value(serde_json::json!({
+        "apiVersion": "lazaretto.dev/v1alpha1", "kind": "QuarantinePolicy", "metadata": { "name": "p" },
+        "spec": { "require": { "endOfLife": {} } },
+    }))
+    .unwrap();
+    let evidence: api::Evidence =
+        serde_json::from_value(serde_json::json!({ "lookedAt": "2026-01-01T00:00:00Z", "lookedInside": ["linux/amd64"] })).unwrap();
+    let does = |index: &Index| {
+        let rules = index.rules();
+        rules.policies["p"].proof.judge(&evidence, &crate::proof::NoExceptions, Timestamp::UNIX_EPOCH).is_ok()
+    };
+    let (amd64, arm64) = (platforms::labels("linux/amd64"), platforms::labels("linux/arm64"));
+    let mut index = Index::default();
+    index.apply_policy(&policy);
+    assert!(!index.apply_node("one", &amd64) && !does(&index), "there may be others");
+    assert!(index.know_nodes(true) && does(&index));
+    assert!(!index.apply_node("one", &amd64) && !index.apply_node("two", &amd64), "of the same platform");
+    assert!(index.apply_node("three", &arm64) && !does(&index));
+    index.apply_policy(&policy);
+    assert!(!does(&index), "a policy that comes later goes by the same");
+    assert!(index.delete_node("three") && does(&index));
+    assert!(index.apply_node("two", &BTreeMap::new()) && !does(&index), "it does not say its platform");
+    assert!(index.apply_node("two", &amd64) && does(&index));
+    assert!(index.know_nodes(false) && !does(&index));
+    assert_eq!(index.node_names().len(), 2);
 }

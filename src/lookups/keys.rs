@@ -45,8 +45,8 @@ pub(super) struct ProveKey {
     pub(super) access: CredentialIdentity,
     /// Where it is asked, as [`place`] has it.
     pub(super) place: u64,
-    /// Who is looked for.
-    pub(super) authorities: u64,
+    /// Who is looked for, and for which platforms inside an index.
+    pub(super) wanted: u64,
     /// Whether what is found is written down.
     pub(super) record: bool,
 }

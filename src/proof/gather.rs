@@ -14,7 +14,7 @@ use super::{
     vex,
 };
 use crate::{
-    api::{Evidence, EvidenceItem, EvidenceKind, MAX_EVIDENCE, MAX_EVIDENCE_BYTES, MAX_LOOKED_FOR},
+    api::{Evidence, EvidenceItem, EvidenceKind, MAX_EVIDENCE, MAX_EVIDENCE_BYTES, MAX_LOOKED_FOR, PlatformEvidence},
     history::clip,
     image::Digest,
 };
@@ -132,7 +132,8 @@ pub fn conclude(checked: Vec<Checked>, lives: &[Life], authorities: &[Arc<Author
     let first = checked.iter().filter(|checked| checked.unread).chain(&checked).find_map(|checked| checked.unproven.as_deref());
     let unproven = clip(first.unwrap_or_default(), 256);
     let end_of_life = end_of_life(lives);
-    let mut evidence = Evidence { looked_at: now, looked_for, items: Vec::new(), more, end_of_life, unproven };
+    let (looked_inside, platforms) = (Vec::new(), Vec::new());
+    let mut evidence = Evidence { looked_at: now, looked_for, items: Vec::new(), more, end_of_life, unproven, looked_inside, platforms };
     keep(&mut evidence, checked.into_iter().flat_map(|checked| checked.items).collect());
     evidence
 }
@@ -147,6 +148,7 @@ fn read(attested: &Attested<'_>, digest: &Digest) -> Result<Kept, Refusal> {
 fn said(attested: &Attested<'_>, digest: &Digest) -> Result<Kept, Refusal> {
     let item = |kind| EvidenceItem {
         kind,
+        about: Vec::new(),
         key: String::new(),
         issuer: String::new(),
         subject: String::new(),
@@ -224,12 +226,59 @@ fn keep(evidence: &mut Evidence, mut items: Vec<EvidenceItem>) {
     fit(evidence, MAX_EVIDENCE_BYTES);
 }
 
+/// What was found about one image of an index, by its platform as evidence names it; or why it could not be looked at.
+pub type Inside = (String, Result<Evidence, String>);
+
+/// Joins what was found about an index and about those of its images that were looked at, for these platforms of nodes.
+#[must_use]
+pub fn join(mut evidence: Evidence, looked_inside: Vec<String>, images: Vec<Inside>) -> Evidence {
+    evidence.looked_inside = looked_inside;
+    for (platform, found) in images {
+        let entry = PlatformEvidence { platform: platform.clone(), ..PlatformEvidence::default() };
+        evidence.platforms.push(match found {
+            Ok(found) => {
+                for item in found.items {
+                    add(&mut evidence.items, item, &platform);
+                }
+                PlatformEvidence { more: found.more, end_of_life: found.end_of_life, unproven: clip(&found.unproven, 128), ..entry }
+            }
+            Err(why) => PlatformEvidence { unseen: true, more: true, unproven: clip(&why, 128), ..entry },
+        });
+    }
+    // What speaks of the index itself speaks for all of its images, and stays longest.
+    evidence.items.sort_by_key(|item| (item.kind, !item.about.is_empty(), std::cmp::Reverse(item.at)));
+    fit(&mut evidence, MAX_EVIDENCE_BYTES);
+    evidence
+}
+
+/// Adds what was found about one image of an index. The same of several images is one piece, so that it fits: most often one signs them all.
+fn add(items: &mut Vec<EvidenceItem>, item: EvidenceItem, platform: &str) {
+    let same = |held: &EvidenceItem| {
+        let held = EvidenceItem { about: Vec::new(), digest: item.digest.clone(), ..held.clone() };
+        held == item
+    };
+    match items.iter_mut().find(|held| !held.about.is_empty() && same(held)) {
+        Some(held) => {
+            if !held.about.iter().any(|held| held == platform) {
+                held.about.push(platform.to_owned());
+            }
+        }
+        None => items.push(EvidenceItem { about: vec![platform.to_owned()], ..item }),
+    }
+}
+
+/// What is said where something did not fit.
+const TOO_MUCH: &str = "there is more than an ImageStatus can hold";
+
 /// Leaves out names of findings before whole pieces, and of those what refuses least when it is gone.
 pub(crate) fn fit(evidence: &mut Evidence, most: usize) {
     let size = |evidence: &Evidence| serde_json::to_vec(evidence).map_or(usize::MAX, |json| json.len());
     for names in [8, 3] {
         if size(evidence) > most {
             evidence.unproven = clip(&evidence.unproven, 96);
+            for image in evidence.platforms.iter_mut().filter(|image| !image.unseen) {
+                image.unproven = clip(&image.unproven, 16 * names);
+            }
             for item in &mut evidence.items {
                 item.not_affected.truncate(2 * names);
                 if let Some(report) = &mut item.report {
@@ -239,8 +288,80 @@ pub(crate) fn fit(evidence: &mut Evidence, most: usize) {
         }
     }
     while evidence.items.len() > MAX_EVIDENCE || (size(evidence) > most && !evidence.items.is_empty()) {
-        evidence.items.pop();
-        evidence.more = true;
-        "there is more than an ImageStatus can hold".clone_into(&mut evidence.unproven);
+        let Some(item) = evidence.items.pop() else { break };
+        if item.about.is_empty() {
+            evidence.more = true;
+            TOO_MUCH.clone_into(&mut evidence.unproven);
+        }
+        for image in evidence.platforms.iter_mut().filter(|image| item.about.contains(&image.platform)) {
+            image.more = true;
+            TOO_MUCH.clone_into(&mut image.unproven);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn found(items: &[Value]) -> Evidence {
+        serde_json::from_value(json!({ "lookedAt": "2026-06-01T00:00:00Z", "items": items })).unwrap()
+    }
+
+    fn signed(kind: &str, digest: &str) -> Value {
+        json!({ "kind": kind, "key": format!("sha256:{}", "a".repeat(64)), "digest": Digest::of(digest.as_bytes()).to_string() })
+    }
+
+    fn report(seed: &str) -> Value {
+        let named: Vec<String> = (0..20).map(|number| format!("CVE-2026-{number:04} High fixable")).collect();
+        let mut report = signed("Vulnerabilities", seed);
+        report["at"] = "2026-05-01T00:00:00Z".into();
+        report["report"] =
+            json!({ "scanner": seed, "finishedAt": "2026-05-01T00:00:00Z", "counts": { "high": { "all": 20 } }, "named": named });
+        report
+    }
+
+    fn platform(number: usize) -> String {
+        format!("linux/arm/v{number}")
+    }
+
+    fn size(evidence: &Evidence) -> usize {
+        serde_json::to_vec(evidence).unwrap().len()
+    }
+
+    #[test]
+    fn what_one_signed_about_each_image_is_one_piece_and_fits() {
+        let images = (0..8).map(|number| (platform(number), Ok(found(&[signed("Signature", &number.to_string()), signed("SBOM", "s")]))));
+        let joined = join(found(&[signed("Signature", "index")]), vec!["linux/arm".to_owned()], images.collect());
+        let about: Vec<(EvidenceKind, usize)> = joined.items.iter().map(|item| (item.kind, item.about.len())).collect();
+        assert_eq!(about, [(EvidenceKind::Signature, 0), (EvidenceKind::Signature, 8), (EvidenceKind::Sbom, 8)]);
+        assert_eq!(joined.items[1].digest, Digest::of(b"0").to_string(), "the first one's");
+        assert!(joined.platforms.len() == 8 && !joined.more && joined.platforms.iter().all(|image| !image.more), "{joined:?}");
+        assert!(size(&joined) <= MAX_EVIDENCE_BYTES, "{}", size(&joined));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_said_of_the_image_that_it_is_about_and_the_index_keeps_its_own_longest() {
+        let images = (0..8).map(|number| (platform(number), Ok(found(&[signed("Signature", "s"), report(&number.to_string())]))));
+        let joined = join(found(&[report("index")]), vec!["*".to_owned()], images.collect());
+        assert!(size(&joined) <= MAX_EVIDENCE_BYTES && joined.items.len() <= MAX_EVIDENCE, "{}", size(&joined));
+        assert!(!joined.more && joined.items.iter().any(|item| item.report.is_some() && item.about.is_empty()), "{joined:?}");
+        let has = |image: &PlatformEvidence| joined.items.iter().any(|item| item.report.is_some() && item.about.contains(&image.platform));
+        assert!(joined.platforms.iter().any(|image| !has(image)), "{joined:?}");
+        for image in &joined.platforms {
+            assert_eq!((image.more, &*image.unproven), if has(image) { (false, "") } else { (true, TOO_MUCH) }, "{image:?}");
+        }
+        assert_eq!(joined.items[0].about.len(), 8, "signatures are dropped last");
+    }
+
+    #[test]
+    fn why_an_image_was_not_seen_stays() {
+        let long = "x".repeat(500);
+        let mut joined = join(found(&[report("index")]), vec!["*".to_owned()], vec![(platform(7), Err(long))]);
+        fit(&mut joined, 10);
+        assert!(joined.items.is_empty() && joined.more && joined.platforms[0].unseen, "{joined:?}");
+        assert_eq!(joined.platforms[0].unproven.len(), 128);
     }
 }

@@ -1,13 +1,12 @@
-//! What has to be proven of an image, and whether what was found proves it.
+//! What has to be proven of an image, and by whom.
 //!
-//! Pure. That evidence could not be fetched is no matter of this module: it is asked only about what was.
+//! Whether what was found proves it is found out in module `judge`.
+
+mod judge;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use jiff::Timestamp;
-use smallvec::SmallVec;
-
-use super::{Authority, Roots, report};
+use super::{Authority, Roots, platforms::Platforms, report};
 use crate::api::{self, Evidence, EvidenceItem, EvidenceKind, Requirement, SbomFormat};
 
 /// Requirements made ready.
@@ -17,6 +16,8 @@ pub struct Proof {
     pub authorities: Vec<Arc<Authority>>,
     /// It is asked of images in quarantine as well, since these are not refused for that.
     pub even_held: bool,
+    /// Those of the cluster's nodes.
+    platforms: Platforms,
     signatures: Option<Signatures>,
     sbom: Option<Sbom>,
     vulnerabilities: Option<Vulnerabilities>,
@@ -90,6 +91,8 @@ pub struct Unproven {
     pub requirement: Requirement,
     /// In words, for whoever deploys.
     pub why: String,
+    /// It is not known yet: what is attached to the index is not enough, and its images have not been looked at.
+    pub unlooked: bool,
 }
 
 /// What is asked of whom.
@@ -194,16 +197,17 @@ impl Proof {
             None => None,
         };
         let life = asked.life.map(|wire| wire.grace.map_or(Duration::ZERO, api::ShortDuration::get));
-        Ok(Self { authorities, even_held: false, signatures, sbom, vulnerabilities, life })
+        Ok(Self { authorities, even_held: false, platforms: Platforms::default(), signatures, sbom, vulnerabilities, life })
     }
 
-    /// The same with the trusted roots that are at hand.
+    /// The same with the trusted roots that are at hand, for nodes of these platforms.
     #[must_use]
-    pub fn bound(&self, roots: &Roots) -> Self {
+    pub fn bound(&self, roots: &Roots, platforms: &Platforms) -> Self {
         let bind = |all: &[Arc<Authority>]| all.iter().map(|authority| Arc::new(authority.bound(roots))).collect::<Vec<_>>();
         Self {
             authorities: bind(&self.authorities),
             even_held: self.even_held,
+            platforms: platforms.clone(),
             signatures: self.signatures.as_ref().map(|wanted| Signatures { by: bind(&wanted.by), ..*wanted }),
             sbom: self.sbom.as_ref().map(|wanted| Sbom { by: bind(&wanted.by), formats: wanted.formats.clone() }),
             vulnerabilities: self.vulnerabilities.as_ref().map(|wanted| Vulnerabilities {
@@ -261,135 +265,6 @@ impl Proof {
             self.life.map(|_| Requirement::EndOfLife),
         ];
         asked.into_iter().flatten()
-    }
-
-    /// Whether evidence proves what is asked, but for what is waived.
-    ///
-    /// # Errors
-    /// The first requirement that is not met.
-    pub fn judge(&self, evidence: &Evidence, exceptions: &dyn Exceptions, now: Timestamp) -> Result<(), Unproven> {
-        self.requirements().try_for_each(|requirement| self.end(requirement, evidence, exceptions, now))
-    }
-
-    /// What becomes of each requirement.
-    #[must_use]
-    pub fn ends(&self, evidence: &Evidence, exceptions: &dyn Exceptions, now: Timestamp) -> Vec<(Requirement, Result<(), Unproven>)> {
-        self.requirements().map(|requirement| (requirement, self.end(requirement, evidence, exceptions, now))).collect()
-    }
-
-    fn end(&self, requirement: Requirement, evidence: &Evidence, exceptions: &dyn Exceptions, now: Timestamp) -> Result<(), Unproven> {
-        if exceptions.waives(requirement) {
-            return Ok(());
-        }
-        match requirement {
-            Requirement::Signatures => self.signatures.as_ref().map_or(Ok(()), |wanted| wanted.judge(evidence)),
-            Requirement::Sbom => self.sbom.as_ref().map_or(Ok(()), |wanted| wanted.judge(evidence)),
-            Requirement::Vulnerabilities => self.vulnerabilities.as_ref().map_or(Ok(()), |wanted| wanted.judge(evidence, exceptions, now)),
-            Requirement::EndOfLife => self.life.map_or(Ok(()), |grace| alive(evidence, grace, now)),
-            Requirement::Released | Requirement::Digest => Ok(()),
-        }
-    }
-}
-
-/// Whether an image still has a life, or some grace.
-fn alive(evidence: &Evidence, grace: Duration, now: Timestamp) -> Result<(), Unproven> {
-    let Some(end) = evidence.end_of_life else { return Ok(()) };
-    let over = now.as_second().saturating_sub(end.as_second());
-    if over <= i64::try_from(grace.as_secs()).unwrap_or(i64::MAX) {
-        return Ok(());
-    }
-    let why = format!("its life ended on {}, by what its makers attached to it; use a later image", end.strftime("%Y-%m-%d"));
-    Err(Unproven { requirement: Requirement::EndOfLife, why })
-}
-
-impl Signatures {
-    fn judge(&self, evidence: &Evidence) -> Result<(), Unproven> {
-        // Who signs a bill of materials of an image knows the image, but does not say that it is to run.
-        let mut free: SmallVec<[&EvidenceItem; 8]> = evidence.items.iter().filter(|item| item.kind == EvidenceKind::Signature).collect();
-        let mut missing: SmallVec<[&Arc<Authority>; 4]> = SmallVec::new();
-        for authority in &self.by {
-            // Whoever two patterns of identities fit has signed once.
-            match free.iter().position(|item| authority.signed(item)) {
-                Some(place) => drop(free.swap_remove(place)),
-                None => missing.push(authority),
-            }
-        }
-        let found = self.by.len() - missing.len();
-        if found >= self.threshold {
-            return Ok(());
-        }
-        let why = if self.threshold == 1 {
-            format!("it is not signed by {}", names(missing.into_iter(), "or"))
-        } else {
-            format!("it is signed by {found} of the {} that are wanted; not by {}", self.threshold, names(missing.into_iter(), "nor by"))
-        };
-        Err(unproven(Requirement::Signatures, why, evidence))
-    }
-}
-
-impl Sbom {
-    fn judge(&self, evidence: &Evidence) -> Result<(), Unproven> {
-        let counts = |item: &EvidenceItem| self.formats.is_empty() || item.format.is_some_and(|format| self.formats.contains(&format));
-        if signed_by(evidence, EvidenceKind::Sbom, &self.by).any(counts) {
-            return Ok(());
-        }
-        let why = format!("it has no {} signed by {}", formats(&self.formats), names(self.by.iter(), "or"));
-        Err(unproven(Requirement::Sbom, why, evidence))
-    }
-}
-
-impl Vulnerabilities {
-    /// The latest report counts, whoever of those that may made it.
-    fn judge(&self, evidence: &Evidence, exceptions: &dyn Exceptions, now: Timestamp) -> Result<(), Unproven> {
-        let reports = || signed_by(evidence, EvidenceKind::Vulnerabilities, &self.by).filter_map(|item| item.report.as_ref());
-        let Some(latest) = reports().map(|report| report.finished_at).max() else {
-            let why = format!("it has no vulnerability report signed by {}", names(self.by.iter(), "or"));
-            return Err(unproven(Requirement::Vulnerabilities, why, evidence));
-        };
-        let excepted = |id: &str| {
-            let mut statements = signed_by(evidence, EvidenceKind::Vex, &self.vex_by);
-            exceptions.excepts(id) || statements.any(|item| item.not_affected.iter().any(|held| held == id))
-        };
-        let refuse = |why: String| Unproven { requirement: Requirement::Vulnerabilities, why };
-        if evidence.more {
-            let why = "not everything that is attached to it could be read, and a later report may be among that";
-            return Err(refuse(format!("{why} ({})", evidence.unproven)));
-        }
-        // Of those that were finished in one second each has to do.
-        for report in reports().filter(|report| report.finished_at == latest) {
-            report::judge(report, &self.rule, &excepted, now).map_err(|failing| {
-                refuse(format!("its vulnerability report does not do: {failing}; fix that, or attach a later report"))
-            })?;
-        }
-        Ok(())
-    }
-}
-
-fn signed_by<'e>(evidence: &'e Evidence, kind: EvidenceKind, by: &[Arc<Authority>]) -> impl Iterator<Item = &'e EvidenceItem> {
-    evidence.items.iter().filter(move |item| item.kind == kind && by.iter().any(|authority| authority.signed(item)))
-}
-
-fn unproven(requirement: Requirement, mut why: String, evidence: &Evidence) -> Unproven {
-    if !evidence.unproven.is_empty() {
-        why += &format!(" (of what is attached, {})", evidence.unproven);
-    } else if evidence.items.is_empty() {
-        why += " (nothing that is attached to it is a signature that is read here)";
-    }
-    why += "; sign and attach what is missing";
-    Unproven { requirement, why }
-}
-
-fn names<'a>(authorities: impl Iterator<Item = &'a Arc<Authority>>, or: &str) -> String {
-    const SHOWN: usize = 4;
-    let names: Vec<&str> = authorities.map(|authority| authority.name.as_str()).collect();
-    let shown = names.iter().take(SHOWN).copied().collect::<Vec<_>>().join(&format!(" {or} "));
-    if names.len() > SHOWN { format!("{shown} and {} more", names.len() - SHOWN) } else { shown }
-}
-
-fn formats(formats: &[SbomFormat]) -> String {
-    match formats {
-        [format] => format!("SBOM in {format}"),
-        _ => "SBOM".to_owned(),
     }
 }
 

@@ -5,4 +5,5 @@
 pub mod acr;
 pub mod random;
 pub mod registry;
+pub mod signer;
 pub mod world;

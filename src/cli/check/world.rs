@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node};
 use kube::{Api, Client, Resource};
 use parking_lot::RwLock;
 use serde::{Serialize, de::DeserializeOwned};
@@ -19,7 +19,7 @@ use crate::{
     cli::cluster,
     image::{Digest, Reference},
     index::{Index, Known, Rules},
-    proof::TrustRoot,
+    proof::{TrustRoot, platforms},
     watch::SharedIndex,
 };
 
@@ -35,6 +35,8 @@ pub(in crate::cli) struct Written {
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// ConfigMaps, of which trusted roots may be.
     configs: BTreeMap<String, BTreeMap<String, String>>,
+    /// The labels of nodes: for their platforms the images of an index are judged, and for all where none is known.
+    nodes: BTreeMap<String, BTreeMap<String, String>>,
     /// Image statuses from files.
     given: Vec<ImageStatus>,
 }
@@ -47,7 +49,14 @@ impl Written {
             cluster::list::<Registry>(client),
             cluster::list_readable::<Waiver>(client)
         )?;
-        Ok(Self { policies: named(policies), registries: named(registries), waivers: named(waivers), ..Self::default() })
+        // Whoever may not list nodes does without: more has to be proven then, and nothing less.
+        let nodes = cluster::labels::<Node>(client).await.unwrap_or_default();
+        Ok(Self { policies: named(policies), registries: named(registries), waivers: named(waivers), nodes, ..Self::default() })
+    }
+
+    /// Has images judged for a node of this platform.
+    pub(in crate::cli) fn run_on(&mut self, platform: &str) {
+        self.nodes.insert(platform.to_owned(), platforms::labels(platform));
     }
 
     /// Takes in an object from a file.
@@ -77,12 +86,16 @@ impl Written {
                 let namespace: Namespace = serde_json::from_value(object).context("a Namespace cannot be read")?;
                 self.namespaces.insert(namespace.metadata.name.unwrap_or_default(), namespace.metadata.labels.unwrap_or_default());
             }
+            ("Node", "v1") => {
+                let node: kube::core::PartialObjectMeta<Node> = serde_json::from_value(object).context("a Node cannot be read")?;
+                self.nodes.insert(node.metadata.name.unwrap_or_default(), node.metadata.labels.unwrap_or_default());
+            }
             ("ConfigMap", "v1") => {
                 let config: ConfigMap = serde_json::from_value(object).context("a ConfigMap cannot be read")?;
                 self.configs.insert(config.metadata.name.unwrap_or_default(), config.data.unwrap_or_default());
             }
             _ => bail!(
-                "{kind} ({version}) is not read here: give QuarantinePolicy, Registry, Waiver, ImageStatus ({OURS}), Namespace or ConfigMap (v1)"
+                "{kind} ({version}) is not read here: give QuarantinePolicy, Registry, Waiver, ImageStatus ({OURS}), Namespace, Node or ConfigMap (v1)"
             ),
         }
         Ok(())
@@ -179,6 +192,10 @@ impl World {
     /// A policy, registry or waiver that cannot be read. A replica keeps its last readable form, which nobody here knows.
     pub(in crate::cli) fn new(written: Written, tags: HashMap<Reference, Digest>, extra: BTreeMap<String, String>) -> anyhow::Result<Self> {
         let mut index = Index::default();
+        for (name, labels) in &written.nodes {
+            index.apply_node(name, labels);
+        }
+        index.know_nodes(true);
         for policy in written.policies.values() {
             index.apply_policy(policy);
         }

@@ -22,7 +22,7 @@ use crate::{
     facts::Outcome,
     image::{Reference, Subject},
     keyring::Keyring,
-    proof::{NoExceptions, Proof, Unproven},
+    proof::{NoExceptions, Proof, Unproven, platforms},
     sentence,
     verdict::outcome_why,
 };
@@ -35,6 +35,9 @@ pub(super) struct ImageArguments {
     /// Policies and Registries, YAML or JSON, with what has to be proven; may be repeated
     #[arg(long = "policy", value_name = "FILE", requires = "image", help_heading = "An image")]
     policies: Vec<PathBuf>,
+    /// The platform of a node, such as linux/amd64, for which the images of an index have to be proven; may be repeated. All, if left out
+    #[arg(long = "platform", value_name = "OS/ARCH", value_parser = platform, requires = "image", help_heading = "An image")]
+    platforms: Vec<String>,
     /// A Docker configuration with credentials for the registry
     #[arg(long, value_name = "FILE", requires = "image", help_heading = "An image")]
     docker_config: Option<PathBuf>,
@@ -46,6 +49,11 @@ pub(super) struct ImageArguments {
     timeout: ShortDuration,
 }
 
+fn platform(text: &str) -> Result<String, String> {
+    platforms::of_node(&platforms::labels(text))
+        .ok_or_else(|| "give an operating system and an architecture, such as linux/arm64".to_owned())
+}
+
 /// What one policy or Registry wants, and what came of it.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -53,6 +61,19 @@ struct Check {
     #[serde(rename = "for")]
     by: String,
     requirement: Requirement,
+    result: &'static str,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    detail: String,
+    /// What came of it for each image of an index, where the index itself does not do.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    platforms: Vec<Image>,
+}
+
+/// What came of a requirement for one image of an index.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Image {
+    platform: String,
     result: &'static str,
     #[serde(skip_serializing_if = "String::is_empty")]
     detail: String,
@@ -81,6 +102,9 @@ pub(super) async fn run(image: &str, arguments: &ImageArguments, format: output:
         for object in input::objects(&text, &name)? {
             written.take(object).with_context(|| format!("cannot read {name}"))?;
         }
+    }
+    for platform in &arguments.platforms {
+        written.run_on(platform);
     }
     let world = World::new(written, std::collections::HashMap::new(), BTreeMap::new())?;
     let wanted = wanted(&world, &reference);
@@ -132,22 +156,17 @@ fn report(image: &str, subject: Option<Subject>, wanted: &[(String, &Proof)], ou
         _ => None,
     };
     let now = Timestamp::now();
-    let check = |by: &String, requirement: Requirement, end: Option<Result<(), Unproven>>| {
-        let (result, detail) = match end {
-            None => ("Unknown", String::new()),
-            Some(Ok(())) => ("Passed", String::new()),
-            Some(Err(unproven)) => ("Failed", unproven.to_string()),
-        };
-        Check { by: by.clone(), requirement, result, detail }
-    };
     let mut checks = Vec::new();
     for (by, proof) in wanted {
-        match evidence {
-            Some(evidence) => {
-                let ends = proof.ends(evidence, &NoExceptions, now);
-                checks.extend(ends.into_iter().map(|(requirement, end)| check(by, requirement, Some(end))));
-            }
-            None => checks.extend(proof.requirements().map(|requirement| check(by, requirement, None))),
+        for requirement in proof.requirements() {
+            let (result, detail) = told(evidence.map(|evidence| proof.end(requirement, evidence, &NoExceptions, now)));
+            let inside = evidence.map(|evidence| proof.inside(requirement, evidence, &NoExceptions, now)).unwrap_or_default();
+            let image = |(platform, end): (&str, _)| {
+                let (result, detail) = told(Some(end));
+                Image { platform: platform.to_owned(), result, detail }
+            };
+            let platforms = inside.into_iter().map(image).collect();
+            checks.push(Check { by: by.clone(), requirement, result, detail, platforms });
         }
     }
     Report {
@@ -160,14 +179,30 @@ fn report(image: &str, subject: Option<Subject>, wanted: &[(String, &Proof)], ou
     }
 }
 
+/// The word for an end, and why.
+fn told(end: Option<Result<(), Unproven>>) -> (&'static str, String) {
+    match end {
+        None => ("Unknown", String::new()),
+        Some(Ok(())) => ("Passed", String::new()),
+        Some(Err(unproven)) => ("Failed", unproven.to_string()),
+    }
+}
+
 fn rows(report: &Report) -> Vec<Vec<Cell>> {
-    let row = |check: &Check| {
-        let colour = match check.result {
+    let row = |first: &str, second: String, result: &'static str, detail: &str| {
+        let colour = match result {
             "Passed" => Colour::Green,
             "Failed" => Colour::Red,
             _ => Colour::Yellow,
         };
-        vec![check.by.as_str().into(), check.requirement.as_str().into(), Cell::new(check.result, colour), check.detail.as_str().into()]
+        vec![first.into(), second.as_str().into(), Cell::new(result, colour), detail.into()]
     };
-    report.checks.iter().map(row).collect()
+    let rows = |check: &Check| {
+        // Each image says why by itself.
+        let detail = if check.platforms.is_empty() { &*check.detail } else { "" };
+        let mut rows = vec![row(&check.by, check.requirement.as_str().to_owned(), check.result, detail)];
+        rows.extend(check.platforms.iter().map(|image| row("", format!("  {}", image.platform), image.result, &image.detail)));
+        rows
+    };
+    report.checks.iter().flat_map(rows).collect()
 }

@@ -128,3 +128,39 @@ async fn an_image_is_verified_at_its_registry_by_what_policies_ask() {
     let ended = desk.run(&["verify", "registry.example/other:1", "--policy", "missing.yaml"]).await;
     assert_eq!(ended.code, 2);
 }
+
+#[tokio::test]
+async fn of_an_index_each_image_is_shown_that_a_node_may_run() {
+    let registry = FakeRegistry::start().await;
+    let (desk, authority) = (Desk::new(), fs::read_to_string(fixture("keys/ecdsa-p256.pub.pem")).unwrap());
+    desk.put(
+        "rules.yaml",
+        &[
+            policy("signed", &json!({ "authorities": [{ "name": "build", "publicKey": authority }], "require": { "signatures": {} } })),
+            super::registry("corp", &serde_json::to_value(registry.spec()).unwrap()),
+        ],
+    );
+    let signed = registry.push("team/app", None, OCI_MANIFEST, fs::read(fixture("manifest.json")).unwrap());
+    registry.attach("team/app", &signed, fs::read(fixture("key-ecdsa-p256.bundle.json")).unwrap());
+    let other = registry.push_image("team/app", "other", "other");
+    registry.push_index("team/app", Some("1"), &[(&signed, "linux", "amd64"), (&other, "linux", "arm64")]);
+    let image = format!("{}/team/app:1", registry.host());
+    let run = async |more: &[&str]| desk.run(&[&["verify", &image, "--policy", "rules.yaml"], more].concat()).await;
+    let ended = run(&["-o", "json"]).await;
+    let report = ended.json();
+    let check = &report["checks"][0];
+    let of = |at: usize| (check["platforms"][at]["platform"].as_str().unwrap(), check["platforms"][at]["result"].as_str().unwrap());
+    assert_eq!(
+        (ended.code, check["result"].as_str(), of(0), of(1)),
+        (1, Some("Failed"), ("linux/amd64", "Passed"), ("linux/arm64", "Failed"))
+    );
+    assert!(check["detail"].as_str().unwrap().starts_with("linux/arm64: it is not signed by build"), "{check}");
+    let table = run(&[]).await.out;
+    let rows: Vec<String> = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    assert_eq!((&*rows[1], &*rows[2]), ("policy signed Signatures Failed -", "- linux/amd64 Passed -"), "{table}");
+    assert!(rows[3].starts_with("- linux/arm64 Failed it is not signed by build"), "{table}");
+    let ended = run(&["--platform", "linux/amd64", "-o", "json"]).await;
+    assert_eq!((ended.code, ended.json()["checks"][0]["platforms"].as_array().map(Vec::len)), (0, Some(1)), "{}", ended.err);
+    let ended = run(&["--platform", "linux"]).await;
+    assert!(ended.code == 2 && ended.err.contains("such as linux/arm64"), "{}", ended.err);
+}
