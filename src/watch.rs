@@ -99,7 +99,10 @@ pub async fn feed<K>(
                 continue;
             }
         };
-        failing = None;
+        // That a list begins is no sign yet that it can be had.
+        if !matches!(event, watcher::Event::Init) {
+            failing = None;
+        }
         match event {
             watcher::Event::Init => {
                 unread.clear();

@@ -252,7 +252,7 @@ mod tests {
         serde_json::from_value(json!({
             "lookedAt": "2026-01-01T00:00:00Z",
             "lookedFor": if looked { vec![&*authority.short] } else { Vec::new() },
-            "items": if signed { vec![item] } else { Vec::new() },
+            "items": if signed { vec![item] } else { Vec::new() }, "lookedInside": ["*"],
         }))
         .unwrap()
     }
@@ -294,5 +294,7 @@ mod tests {
         assert!(details.starts_with("waits: it is not signed by build"), "{details}");
         assert_eq!(seen(&proven, &unread, let_go), None, "nobody has looked for whoever has to sign");
         assert_eq!(seen(&proven, &unsigned, neither), None, "a person decided");
+        let outside = Evidence { looked_inside: Vec::new(), ..unsigned };
+        assert_eq!((seen(&proven, &outside, let_go), seen(&new, &outside, waits)), (None, None), "its images may be signed");
     }
 }

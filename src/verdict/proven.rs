@@ -142,7 +142,7 @@ mod tests {
         let authority = &policy.proof.authorities[0];
         let item = json!({ "kind": "Signature", "key": &*authority.id, "digest": Digest::of(b"signature").to_string() });
         let items = if signed { vec![item] } else { Vec::new() };
-        let object = json!({ "lookedAt": "2026-01-01T00:00:00Z", "lookedFor": [&*authority.short], "items": items });
+        let object = json!({ "lookedAt": "2026-01-01T00:00:00Z", "lookedFor": [&*authority.short], "items": items, "lookedInside": ["*"] });
         Arc::new(serde_json::from_value(object).unwrap())
     }
 
@@ -206,6 +206,15 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Not even the images of an index about which nobody has asked are called unsigned, and nothing opens on that.
+    #[test]
+    fn an_index_whose_images_have_not_been_looked_at_waits() {
+        let policy = policy("Off", &json!({ "pending": "Allow", "registryUnavailable": "Allow", "unauthorized": "Allow" }));
+        let outside = Evidence { looked_inside: Vec::new(), ..(*evidence(&policy, false)).clone() };
+        let settled = settled(&policy, Outcome::Found(facts(State::Released)), Some(Outcome::Found(Arc::new(outside))), true);
+        assert!(matches!(settled, Settled::Later(Why::Busy(Busy { cause: BusyCause::Unproven, .. }), _)), "{settled:?}");
     }
 
     /// The level of the release says nothing about what could not be fetched: only `whenUnknown` does.
