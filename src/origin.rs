@@ -13,7 +13,11 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
-use crate::{facts::{Busy, BusyCause, Outcome}, image::Reference, policy::RegistryEntry};
+use crate::{
+    facts::{Busy, BusyCause, Outcome},
+    image::Reference,
+    policy::RegistryEntry,
+};
 
 const HUB: &str = "docker.io";
 const HUB_LIBRARY: &str = "library/";

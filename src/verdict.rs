@@ -164,7 +164,7 @@ pub enum Why {
     /// A registry that goes before this one does not show whether it holds the repository.
     OriginNotShown,
     /// A registry that goes before this one has not said whether it holds the repository, for this reason.
-    OriginOpen(Box<Why>),
+    OriginOpen(Box<Self>),
     /// Not there, or not permitted: nobody is told which.
     NotFoundOrNotPermitted,
     /// Not found at a registry that answers so for what it has in quarantine, too.

@@ -30,7 +30,9 @@ impl Records for Index {
     }
 
     fn held(&self, rival: &Rival) -> Option<bool> {
-        let holds = |subject: &Subject| rival.registry.hosts.iter().any(|host| host == subject.registry()) && subject.repository() == &*rival.repository;
+        let holds = |subject: &Subject| {
+            rival.registry.hosts.iter().any(|host| host == subject.registry()) && subject.repository() == &*rival.repository
+        };
         self.images().any(|(subject, _)| holds(subject)).then_some(true)
     }
 }
