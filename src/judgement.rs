@@ -6,8 +6,9 @@ use jiff::Timestamp;
 use smallvec::SmallVec;
 
 use crate::{
+    access::Demand,
     api::Mode,
-    image::{Reference, ReferenceError, Subject},
+    image::{Reference, ReferenceError, Subject, names_registry},
     index::Rules,
     pod::Named,
     policy::{Policy, RegistryEntry, Waiver},
@@ -118,7 +119,9 @@ impl<'a> Setting<'a> {
     /// One image as one of its policies meets it.
     #[must_use]
     pub fn case<'c>(&'c self, policy: &'a Policy, image: &'c Reference) -> Case<'a, 'c> {
-        Case { policy, waivers: &self.waivers, namespace: self.namespace, image, now: self.now, undenied: false, proven: None }
+        let Self { waivers, namespace, now, .. } = self;
+        let (unqualified, demand) = (false, Demand::Nothing);
+        Case { policy, waivers, namespace, image, unqualified, demand, now: *now, undenied: false, proven: None }
     }
 
     /// One image with the policies that speak of it and what they say of its name.
@@ -127,10 +130,12 @@ impl<'a> Setting<'a> {
         let image = Reference::parse(text);
         let policies = self.policies_for(&image);
         let registry = image.as_ref().ok().and_then(|image| self.rules.registry_of(image));
+        let demand = registry.zip(image.as_ref().ok()).map_or(Demand::Nothing, |(registry, image)| registry.demand(image.repository()));
+        let unqualified = !names_registry(text);
         let mut views = Vec::with_capacity(policies.len());
         views.extend(policies.into_iter().map(|policy| {
             let opinion = match &image {
-                Ok(image) => Opinion::by_name(&self.case(policy, image), registry.is_some()),
+                Ok(image) => Opinion::by_name(&Case { unqualified, demand, ..self.case(policy, image) }, registry.is_some()),
                 Err(error) => {
                     let settled = Settled::Refuse(Why::Reference(error.to_string()));
                     Some(Opinion { policy: &policy.name, mode: policy.mode, settled, warnings: Vec::new() })
@@ -138,20 +143,21 @@ impl<'a> Setting<'a> {
             };
             View { policy, opinion }
         }));
-        Spoken { subjected: Subjected { path, text, image }, registry, views }
+        Spoken { subjected: Subjected { path, text, image }, registry, demand, views }
     }
 
     /// What each of its policies makes of one image, given what is at hand about it.
     #[must_use]
     pub fn consider(&self, spoken: Spoken<'a>, sight: Option<&Sight>) -> Considered<'a> {
-        let Spoken { subjected, views, .. } = spoken;
+        let Spoken { subjected, views, demand, .. } = spoken;
+        let unqualified = !names_registry(subjected.text);
         let undenied = sight.is_some_and(|sight| !self.rules.denies(sight));
         let proven = Proven::default();
         let mut opinions = Vec::with_capacity(views.len());
         opinions.extend(views.into_iter().filter_map(|View { policy, opinion }| {
             let see = || {
                 let case = self.case(policy, subjected.image.as_ref().ok()?);
-                Some(Opinion::seen(&Case { undenied, proven: Some(&proven), ..case }, sight?))
+                Some(Opinion::seen(&Case { unqualified, demand, undenied, proven: Some(&proven), ..case }, sight?))
             };
             opinion.or_else(see)
         }));
@@ -176,6 +182,7 @@ pub struct Spoken<'a> {
     pub subjected: Subjected<'a>,
     /// The Registry that speaks of it.
     pub registry: Option<&'a Arc<RegistryEntry>>,
+    demand: Demand,
     views: Vec<View<'a>>,
 }
 
@@ -350,7 +357,15 @@ impl Opinion<'_> {
             Settled::Admit(basis) => *basis,
             Settled::Refuse(Why::Reference(_)) => Basis::Unreadable,
             Settled::Later(Why::Busy(_), _) => Basis::Deadline,
-            Settled::Refuse(Why::Denied(_) | Why::NoDigest | Why::AddressLiteral | Why::Unmanaged { .. }) => Basis::NothingRequired,
+            Settled::Refuse(
+                Why::Denied(_)
+                | Why::NoDigest
+                | Why::AddressLiteral
+                | Why::Unmanaged { .. }
+                | Why::Excluded
+                | Why::SourceNotAllowed(_)
+                | Why::Unqualified(_),
+            ) => Basis::NothingRequired,
             Settled::Refuse(_) | Settled::Later(..) => Basis::Registry,
         }
     }

@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::{ParseExpressionError, Selector, SelectorExt as _};
 
 use crate::{
+    access::Demand,
     api::{self, Level, Mode, QuarantineProvider, Requirement},
     facts::Manifest,
     image::{Digest, Reference},
@@ -31,6 +32,8 @@ pub struct Policy {
     selector: Option<LabelSelector>,
     images: Vec<Pattern>,
     exclude: Vec<Pattern>,
+    allowed: Vec<Pattern>,
+    allowed_in_words: Arc<str>,
     deny: Vec<Deny>,
     denies_digests: bool,
     /// What it asks for.
@@ -98,6 +101,10 @@ fn patterns(field: &'static str, texts: &[String]) -> Result<Vec<Pattern>, Unrea
     texts.iter().map(|text| Pattern::parse(text).map_err(|error| Unreadable::Pattern { field, why: error.to_string() })).collect()
 }
 
+fn path_patterns(field: &'static str, texts: &[String]) -> Result<Vec<Pattern>, Unreadable> {
+    texts.iter().map(|text| Pattern::parse_path(text).map_err(|error| Unreadable::Pattern { field, why: error.to_string() })).collect()
+}
+
 fn digests(field: &'static str, texts: &[String]) -> Result<Vec<Digest>, Unreadable> {
     let read = |text: &String| text.parse::<Digest>().map_err(|error| Unreadable::Digest { field, why: error.to_string() });
     texts.iter().map(read).collect()
@@ -148,6 +155,11 @@ impl TryFrom<&api::QuarantinePolicy> for Policy {
             namespaces,
             images: patterns("spec.match.images", &spec.matching.images)?,
             exclude: patterns("spec.match.excludeImages", &spec.matching.exclude_images)?,
+            allowed_in_words: allowed_in_words(spec.require.sources.as_ref()),
+            allowed: match &spec.require.sources {
+                Some(sources) => patterns("spec.require.sources.allowed", &sources.allowed)?,
+                None => Vec::new(),
+            },
             denies_digests: deny.iter().any(|rule| matches!(rule.what, Denied::Digest(_))),
             deny,
             proof: Arc::new(proof),
@@ -155,6 +167,17 @@ impl TryFrom<&api::QuarantinePolicy> for Policy {
             when_unknown: spec.when_unknown.clone(),
             when_revoked: spec.when_revoked,
         })
+    }
+}
+
+/// The first few of the sources that a policy allows.
+fn allowed_in_words(sources: Option<&api::RequireSources>) -> Arc<str> {
+    const SHOWN: usize = 4;
+    let allowed = sources.map_or(&[][..], |sources| &sources.allowed);
+    let shown = allowed.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match allowed.len().saturating_sub(SHOWN) {
+        0 => shown.into(),
+        more => format!("{shown} and {more} more").into(),
     }
 }
 
@@ -187,6 +210,19 @@ impl Policy {
     #[must_use]
     pub fn excludes_image(&self, name: &str) -> bool {
         self.exclude.iter().any(|pattern| pattern.matches(name))
+    }
+
+    /// Where images may come from, in words, if the one with this canonical name comes from elsewhere.
+    #[must_use]
+    pub fn elsewhere(&self, name: &str) -> Option<Arc<str>> {
+        let allowed = self.allowed.is_empty() || self.allowed.iter().any(|pattern| pattern.matches(name));
+        (!allowed).then(|| self.allowed_in_words.clone())
+    }
+
+    /// How much it weighs that an image is named without its registry.
+    #[must_use]
+    pub fn unqualified(&self) -> Level {
+        self.require.sources.as_ref().map_or(Level::Off, |sources| sources.unqualified)
     }
 
     /// The reason of the rule that denies this name, or this digest by itself.
@@ -238,6 +274,7 @@ pub struct RegistryEntry {
     /// The canonical hosts.
     pub hosts: Vec<String>,
     repositories: Vec<Pattern>,
+    exclude: Vec<Pattern>,
     /// How it is reached, and how much it may be asked.
     pub spec: api::RegistrySpec,
     /// Who keeps the flag.
@@ -288,13 +325,8 @@ impl TryFrom<&api::Registry> for RegistryEntry {
             release_error,
             name: object.metadata.name.clone().unwrap_or_default(),
             hosts,
-            repositories: spec
-                .repositories
-                .iter()
-                .map(|text| {
-                    Pattern::parse_path(text).map_err(|error| Unreadable::Pattern { field: "spec.repositories", why: error.to_string() })
-                })
-                .collect::<Result<_, _>>()?,
+            repositories: path_patterns("spec.repositories", &spec.repositories)?,
+            exclude: path_patterns("spec.exclude", &spec.exclude)?,
             provider: spec.quarantine.provider,
             place: place(object.metadata.name.as_deref(), spec),
             processor: spec.quarantine.processor.clone(),
@@ -344,6 +376,12 @@ impl RegistryEntry {
     #[must_use]
     pub fn covers(&self, repository: &str) -> bool {
         self.repositories.is_empty() || self.repositories.iter().any(|pattern| pattern.matches(repository))
+    }
+
+    /// What has to be the case for a pod to use this repository.
+    #[must_use]
+    pub fn demand(&self, repository: &str) -> Demand {
+        if self.exclude.iter().any(|pattern| pattern.matches(repository)) { Demand::Impossible } else { Demand::Nothing }
     }
 
     /// Whether a pod that runs as this ServiceAccount is the quarantine processor's.

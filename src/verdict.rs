@@ -10,6 +10,7 @@
 //! - a waiter whose own time ran out ([`Outcome::Busy`]) knows nothing, and nothing opens on it;
 //! - a host without a Registry object is never "unavailable": its author may own it.
 
+mod by_name;
 mod proven;
 
 use std::{sync::Arc, time::Duration};
@@ -17,8 +18,12 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 
 pub use self::proven::{Proven, outcome_why};
-use self::proven::{is_proven, with_proof};
+use self::{
+    by_name::{judge_by_name, warnings_by_name},
+    proven::{is_proven, with_proof},
+};
 use crate::{
+    access::Demand,
     api::{Allowance, Evidence, Level, Mode, Requirement, State},
     facts::{Block, Busy, BusyCause, Facts, Manifest, Outage, Outcome, is_within},
     image::{Digest, Reference, Subject},
@@ -125,6 +130,12 @@ pub enum Why {
     IndexTooLarge,
     /// The policy wants a digest, and the pod names none.
     NoDigest,
+    /// Its Registry excludes the repository.
+    Excluded,
+    /// It comes from elsewhere than the policy allows, which is this.
+    SourceNotAllowed(Arc<str>),
+    /// It is named without its registry; its whole name.
+    Unqualified(String),
     /// The image is in quarantine, or failed.
     Held(Arc<Facts>),
     /// Something has to be signed, and is not.
@@ -198,6 +209,10 @@ pub struct Case<'p, 'a> {
     pub namespace: &'a str,
     /// The image as the pod names it.
     pub image: &'a Reference,
+    /// The pod's author left it to its readers which registry it is in.
+    pub unqualified: bool,
+    /// What its Registry asks of the pod.
+    pub demand: Demand,
     /// The time.
     pub now: Timestamp,
     /// No policy whatever denies the digest of what is seen, or one inside it. False where nobody has looked.
@@ -217,45 +232,6 @@ impl Case<'_, '_> {
     fn waived(&self, requirement: Requirement, sight: Option<&Sight>) -> bool {
         let digest = self.digest(sight);
         self.waivers.iter().any(|waiver| waiver.waives(requirement, self.namespace, self.image.name(), digest, self.now))
-    }
-}
-
-/// What one policy makes of an image by its name alone: `None` when more must be known.
-fn judge_by_name(case: &Case<'_, '_>, listed: bool) -> Option<Verdict> {
-    if case.image.host_is_ip() && !listed {
-        return Some(Verdict::Refuse(Why::AddressLiteral));
-    }
-    if let Some(reason) = case.policy.denies(case.image) {
-        return Some(Verdict::Refuse(Why::Denied(reason.to_owned())));
-    }
-    if case.policy.require.digest == Level::Deny && lacks_digest(case) {
-        return Some(Verdict::Refuse(Why::NoDigest));
-    }
-    if !case.policy.needs_facts() {
-        return Some(Verdict::Admit(Basis::NothingRequired));
-    }
-    // Nobody keeps a flag at a host without a Registry object, so nothing that it could answer would help.
-    if !listed && case.policy.require.released == Level::Deny && case.policy.require.unmanaged == Allowance::Deny && !may_be_waived(case) {
-        return Some(Verdict::Refuse(Why::Unmanaged { listed }));
-    }
-    None
-}
-
-/// The policy wants a digest, or would like one, and the image is named without.
-fn lacks_digest(case: &Case<'_, '_>) -> bool {
-    case.policy.require.digest != Level::Off && case.image.digest().is_none() && !case.waived(Requirement::Digest, None)
-}
-
-/// What the name alone earns a warning for.
-fn warnings_by_name(case: &Case<'_, '_>) -> Vec<Why> {
-    if case.policy.require.digest == Level::Warn && lacks_digest(case) { vec![Why::NoDigest] } else { Vec::new() }
-}
-
-/// A quarantine is waived by digest, so a tag's has to be found out first; but only where some waiver speaks of this namespace.
-fn may_be_waived(case: &Case<'_, '_>) -> bool {
-    match case.image.digest() {
-        Some(_) => case.waived(Requirement::Released, None),
-        None => case.waivers.iter().any(|waiver| waiver.concerns(Requirement::Released, case.namespace, case.now)),
     }
 }
 

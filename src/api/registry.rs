@@ -43,6 +43,13 @@ pub struct RegistrySpec {
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     #[x_kube(validation = Rule::new(PATH_PATTERNS).message(PATH_PATTERNS_MESSAGE))]
     pub repositories: Vec<String>,
+    /// Patterns of repositories, without the host, of which nothing may be used: `mirror/**`. Refused by name alone in every namespace of which a policy
+    /// speaks, whatever `whenUnknown` says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 255), regex(pattern = "^[a-z0-9._/*-]+$")))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    #[x_kube(validation = Rule::new(PATH_PATTERNS).message(PATH_PATTERNS_MESSAGE))]
+    pub exclude: Vec<String>,
     /// Where Lazaretto reaches the registry when that is not `https://` and the host: an in-cluster address, say. Scheme, host and port only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 300), regex(pattern = "^https?://[^/?#@]+$"))]
@@ -74,6 +81,7 @@ impl Default for RegistrySpec {
         Self {
             hosts: Vec::new(),
             repositories: Vec::new(),
+            exclude: Vec::new(),
             endpoint: None,
             plain_http: false,
             ca_bundle: None,

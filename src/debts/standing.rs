@@ -6,13 +6,14 @@ use jiff::Timestamp;
 
 use super::{Finding, exact};
 use crate::{
+    access::Demand,
     api::Revocation,
     facts::Outcome,
     index::Rules,
     judgement::Setting,
     running::Image,
     sentence,
-    verdict::{Opinion, Settled, Sight, Source, Why},
+    verdict::{Case, Opinion, Settled, Sight, Source, Why},
 };
 
 /// What the policies of a namespace make of an image that runs there.
@@ -48,6 +49,7 @@ impl Standing {
     ) -> Option<Self> {
         let (named, subject) = image.named.as_ref().zip(image.subject.as_ref())?;
         let registry = rules.registry_of(named);
+        let demand = registry.map_or(Demand::Nothing, |registry| registry.demand(named.repository()));
         let policies = setting.policies_for(&Ok(named.clone()));
         let running = exact(subject);
         let (fell_at, asked) = match &found {
@@ -75,7 +77,7 @@ impl Standing {
         let mut first: Option<Why> = None;
         let (mut fell, mut quiet, mut judged) = (true, true, false);
         for policy in policies {
-            let case = setting.case(policy, &running);
+            let case = Case { demand, ..setting.case(policy, &running) };
             let opinion = match &sight {
                 Some(sight) => Some(Opinion::of(&case, sight)),
                 None => Opinion::by_name(&case, registry.is_some()),

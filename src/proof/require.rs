@@ -286,7 +286,7 @@ impl Proof {
             Requirement::Sbom => self.sbom.as_ref().map_or(Ok(()), |wanted| wanted.judge(evidence)),
             Requirement::Vulnerabilities => self.vulnerabilities.as_ref().map_or(Ok(()), |wanted| wanted.judge(evidence, exceptions, now)),
             Requirement::EndOfLife => self.life.map_or(Ok(()), |grace| alive(evidence, grace, now)),
-            Requirement::Released | Requirement::Digest => Ok(()),
+            Requirement::Released | Requirement::Digest | Requirement::Sources => Ok(()),
         }
     }
 }

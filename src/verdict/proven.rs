@@ -178,7 +178,8 @@ mod tests {
             processor: false,
             evidence,
         };
-        let case = Case { policy, waivers: &[], namespace: "team", image: &image, now, undenied: true, proven: None };
+        let (unqualified, demand) = (false, crate::access::Demand::Nothing);
+        let case = Case { policy, waivers: &[], namespace: "team", image: &image, unqualified, demand, now, undenied: true, proven: None };
         Opinion::of(&case, &sight).settled
     }
 

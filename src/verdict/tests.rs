@@ -50,7 +50,8 @@ fn sight(outcome: Outcome<Facts>) -> Sight {
 }
 
 fn case<'p, 'a>(policy: &'p Policy, image: &'a Reference, waivers: &'a [&'a Waiver]) -> Case<'p, 'a> {
-    Case { policy, waivers, namespace: "team", image, now: now(), undenied: false, proven: None }
+    let (unqualified, demand) = (false, Demand::Nothing);
+    Case { policy, waivers, namespace: "team", image, unqualified, demand, now: now(), undenied: false, proven: None }
 }
 
 fn settled(policy: &Policy, sight: &Sight) -> Settled {
