@@ -30,7 +30,7 @@ pub use registry::{
     Adoption, Exception, Limits, MAX_OWED_IMAGES, OwedImage, Processor, QuarantineProvider, QuarantineSpec, Registry, RegistryDebts,
     RegistrySpec, RegistryStatus, ReleaseCriteria, SecretName,
 };
-pub use sources::RequireSources;
+pub use sources::{AccessAllow, AccessProof, AccessRule, Account, RequireSources};
 pub use waiver::{Requirement, Waiver, WaiverSpec, WaiverStatus};
 
 /// The API group.

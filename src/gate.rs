@@ -13,6 +13,7 @@ use kube::{Api, Client};
 use tokio::time::Instant;
 
 use crate::{
+    access::Demand,
     audit,
     facts::Outcome,
     image::Reference,
@@ -24,7 +25,7 @@ use crate::{
     policy::RegistryEntry,
     review::{Request, Response},
     verdict::{Basis, Sight, Source},
-    wallet::Wallet,
+    wallet::{Wallet, anonymous},
     watch::SharedIndex,
     writer::{CallError, bounded},
 };
@@ -135,7 +136,8 @@ impl Gate {
             Err(why) => return Response::later(uid, why, 2),
         };
         let begun = Timestamp::now();
-        let setting = Setting::new(&rules, scope, namespace, &labels, begun);
+        let bearer = Bearer::of(pod, namespace);
+        let setting = Setting::new(&rules, scope, namespace, &labels, begun).of_account(bearer.service_account);
         let spoken = spoken(&setting, &named);
         if spoken.is_empty() {
             return plain(uid, Basis::NoPolicy);
@@ -143,7 +145,6 @@ impl Gate {
         if spoken.len() > MOST_IMAGES {
             return Response::refuse(uid, format!("the pod names {} images; at most {MOST_IMAGES} can be judged at once", spoken.len()));
         }
-        let bearer = Bearer::of(pod, namespace);
         let dry_run = request.dry_run.unwrap_or_default();
         let wanted = Spoken::wanted(&spoken);
         let question = Question { bearer: &bearer, deadline, record: !dry_run, inside: setting.denies_digests() };
@@ -151,7 +152,7 @@ impl Gate {
         let mut sights: Vec<(Reference, Sight)> = wanted.into_iter().map(|want| want.image.clone()).zip(sights).collect();
         let judgement = if waited {
             // What is asked of a registry takes a while, in which somebody may have held an image, denied it, or changed who is to be asked.
-            let Some(judgement) = self.judge_anew((&rules, scope, namespace, &labels), begun, &named, &mut sights) else {
+            let Some(judgement) = self.judge_anew((&rules, scope, &bearer, &labels), begun, &named, &mut sights) else {
                 return Response::later(uid, "policies or registries changed while this pod was judged: try again".to_owned(), 1);
             };
             judgement
@@ -166,7 +167,7 @@ impl Gate {
     /// any more.
     fn judge_anew(
         &self,
-        (before, scope, namespace, labels): (&Rules, Scope, &str, &BTreeMap<String, String>),
+        (before, scope, bearer, labels): (&Rules, Scope, &Bearer<'_>, &BTreeMap<String, String>),
         begun: Timestamp,
         named: &[Named<'_>],
         sights: &mut [(Reference, Sight)],
@@ -184,7 +185,7 @@ impl Gate {
             }
             index.rules()
         };
-        let setting = Setting::new(&rules, scope, namespace, labels, Timestamp::now());
+        let setting = Setting::new(&rules, scope, bearer.namespace, labels, Timestamp::now()).of_account(bearer.service_account);
         let spoken = spoken(&setting, named);
         let place = |rules: &Rules, image: &Reference| rules.registry_of(image).map(|registry| registry.place);
         let suffices = |spoken: &Spoken<'_>| {
@@ -205,13 +206,20 @@ impl Gate {
         let Some(Ok(Some(pod))) = template else { return Response::allow(uid) };
         let (rules, labels) = {
             let index = self.index.read();
-            (index.rules(), index.namespace(namespace).unwrap_or_default())
+            (index.rules(), index.namespace(namespace))
         };
+        // By the labels of a namespace that is not known yet nobody can tell what may be said there.
+        let Some(labels) = labels.or_else(|| (!rules.asks_labels()).then(Arc::default)) else { return Response::allow(uid) };
         let bearer = Bearer::of(&pod, namespace);
-        let setting = Setting::new(&rules, Scope::All, namespace, &labels, Timestamp::now());
+        let setting = Setting::new(&rules, Scope::All, namespace, &labels, Timestamp::now()).of_account(bearer.service_account);
         let (record, inside) = (!request.dry_run.unwrap_or_default(), setting.denies_digests());
-        let glance = |Want { image, registry, proofs }: &Want<'_, '_>| {
-            let access = Ok(self.wallet.known(registry.map(AsRef::as_ref), image));
+        let glance = |Want { image, registry, demand, proofs, .. }: &Want<'_, '_>| {
+            let access = match demand {
+                Demand::Anonymous => Ok(anonymous()),
+                Demand::Nothing => Ok(self.wallet.known(registry.map(AsRef::as_ref), image)),
+                // Nobody asks for a template what it takes to be told.
+                Demand::PullSecret | Demand::Forbidden | Demand::Impossible => return None,
+            };
             let (processor, deadline) = (bearer.is_processor(*registry), Instant::now());
             self.lookups.glance(image, *registry, &Asker { namespace, access, deadline, record, processor, inside, proofs })
         };
@@ -235,7 +243,13 @@ impl Gate {
         }
         let started = Instant::now();
         let at_hand = |want: &Want<'_, '_>| {
-            let access = || self.wallet.at_hand(want.registry.map(AsRef::as_ref), want.image);
+            let access = || match want.demand {
+                Demand::Anonymous => Some(anonymous()),
+                _ => self.wallet.at_hand(want.registry.map(AsRef::as_ref), want.image),
+            };
+            if want.demand == Demand::PullSecret {
+                return None;
+            }
             self.lookups.at_hand(want.image, want.registry, bearer.is_processor(want.registry), (inside, &want.proofs), access)
         };
         let mut sights: Vec<Option<Sight>> = wanted.iter().map(at_hand).collect();
@@ -243,21 +257,42 @@ impl Gate {
         if waits {
             let missing = wanted.iter().zip(&mut sights).filter(|(_, sight)| sight.is_none());
             join_all(missing.map(|(want, sight)| async move {
-                let Want { image, registry, .. } = *want;
-                let access = self.wallet.access(registry.map(AsRef::as_ref), image, bearer.namespace, &bearer.pull_secrets);
+                let Want { image, registry, demand, facts, .. } = *want;
+                let permit = self.permit(want, bearer, deadline).await;
+                if permit.as_ref().is_some_and(|permit| !facts || !matches!(permit, Outcome::Found(()) | Outcome::Unavailable(_))) {
+                    *sight = Some(Sight::blind(permit, registry.is_some(), bearer.is_processor(registry)));
+                    return;
+                }
+                let access = async {
+                    match demand {
+                        Demand::Anonymous => Ok(anonymous()),
+                        _ => self.wallet.access(registry.map(AsRef::as_ref), image, bearer.namespace, &bearer.pull_secrets).await,
+                    }
+                };
                 let access = match tokio::time::timeout_at(deadline, access).await {
                     Ok(access) => access,
                     Err(_) => Err(NoAccess::Later("the API server did not show the credentials in time".to_owned())),
                 };
                 let processor = bearer.is_processor(registry);
                 let asker = Asker { namespace: bearer.namespace, access, deadline, record, processor, inside, proofs: &want.proofs };
-                *sight = Some(self.lookups.see(image, registry, &asker).await);
+                *sight = Some(Sight { permit, ..self.lookups.see(image, registry, &asker).await });
             }))
             .await;
         }
         let phase = PhaseLabels { phase: Phase::Lookup };
         self.metrics.review_duration.get_or_create(&phase).observe(started.elapsed().as_secs_f64());
         (sights.into_iter().flatten().collect(), waits)
+    }
+
+    /// Whether the registry shows an image to whoever shows the pod's pull secrets, where it has to.
+    async fn permit(&self, want: &Want<'_, '_>, bearer: &Bearer<'_>, deadline: Instant) -> Option<Outcome<()>> {
+        let registry = want.registry.filter(|_| want.demand == Demand::PullSecret)?;
+        let shown = self.wallet.of_pod(want.image, bearer.namespace, &bearer.pull_secrets);
+        let shown = match tokio::time::timeout_at(deadline, shown).await {
+            Ok(shown) => shown,
+            Err(_) => Err(NoAccess::Later("the API server did not show the pull secrets in time".to_owned())),
+        };
+        Some(self.lookups.permit(want.image, registry, shown, bearer.namespace, deadline).await)
     }
 
     /// The labels of a namespace. One that the index does not hold is read live before "no policy matches" is believed: it may
@@ -273,7 +308,8 @@ impl Gate {
             return Ok(labels);
         }
         let mut policies = rules.policies.values().filter(|policy| scope.holds(policy.mode));
-        let Some(client) = self.client.clone().filter(|_| policies.any(|policy| !policy.matches_every_namespace())) else {
+        let asks = rules.asks_labels() || policies.any(|policy| !policy.matches_every_namespace());
+        let Some(client) = self.client.clone().filter(|_| asks) else {
             return Ok(Arc::default());
         };
         let api = Api::<Namespace>::all(client);

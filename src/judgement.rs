@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use smallvec::SmallVec;
 
 use crate::{
-    access::Demand,
+    access::{Demand, Who},
     api::Mode,
     image::{Reference, ReferenceError, Subject, names_registry},
     index::Rules,
@@ -75,6 +75,9 @@ pub struct Subjected<'a> {
 pub struct Setting<'a> {
     rules: &'a Rules,
     namespace: &'a str,
+    /// Of the namespace, where some Registry asks.
+    labels: BTreeMap<String, String>,
+    account: &'a str,
     now: Timestamp,
     policies: Vec<&'a Policy>,
     waivers: Vec<&'a Waiver>,
@@ -87,7 +90,22 @@ impl<'a> Setting<'a> {
         let policies = rules.policies.values().map(AsRef::as_ref);
         let policies = policies.filter(|policy| scope.holds(policy.mode) && policy.matches_namespace(labels)).collect();
         let waivers = rules.waivers.values().map(AsRef::as_ref).filter(|waiver| waiver.is_in_force(namespace, now)).collect();
-        Self { rules, namespace, now, policies, waivers }
+        let labels = if rules.asks_labels() { labels.clone() } else { BTreeMap::new() };
+        Self { rules, namespace, labels, account: "default", now, policies, waivers }
+    }
+
+    /// The same for pods that run as this ServiceAccount.
+    #[must_use]
+    pub const fn of_account(mut self, account: &'a str) -> Self {
+        self.account = account;
+        self
+    }
+
+    /// What the Registry that speaks of an image asks of a pod there that runs as this ServiceAccount.
+    #[must_use]
+    pub fn demand(&self, registry: Option<&Arc<RegistryEntry>>, image: &Reference, account: &str) -> Demand {
+        let who = Who { namespace: self.namespace, labels: &self.labels, service_account: account };
+        registry.map_or(Demand::Nothing, |registry| registry.demand(image.repository(), &who))
     }
 
     /// The same at a later time.
@@ -130,7 +148,7 @@ impl<'a> Setting<'a> {
         let image = Reference::parse(text);
         let policies = self.policies_for(&image);
         let registry = image.as_ref().ok().and_then(|image| self.rules.registry_of(image));
-        let demand = registry.zip(image.as_ref().ok()).map_or(Demand::Nothing, |(registry, image)| registry.demand(image.repository()));
+        let demand = image.as_ref().map_or(Demand::Nothing, |image| self.demand(registry, image, self.account));
         let unqualified = !names_registry(text);
         let mut views = Vec::with_capacity(policies.len());
         views.extend(policies.into_iter().map(|policy| {
@@ -161,7 +179,8 @@ impl<'a> Setting<'a> {
             };
             opinion.or_else(see)
         }));
-        Considered { subject: sight.and_then(|sight| sight.subject.clone()), subjected, opinions }
+        let shown = sight.filter(|sight| sight.is_shown(demand));
+        Considered { subject: shown.and_then(|sight| sight.subject.clone()), subjected, opinions }
     }
 
     /// What each policy makes of each image, given what is at hand about those that were [wanted](Spoken::wanted).
@@ -223,7 +242,8 @@ impl<'a> Spoken<'a> {
                         proofs.push(proof);
                     }
                 }
-                wanted.push(Want { image, registry: spoken.registry, proofs });
+                let facts = spoken.views.iter().any(|view| view.opinion.is_none() && view.policy.needs_facts());
+                wanted.push(Want { image, registry: spoken.registry, demand: spoken.demand, facts, proofs });
             }
         }
         wanted
@@ -237,6 +257,10 @@ pub struct Want<'s, 'a> {
     pub image: &'s Reference,
     /// The Registry that speaks of it.
     pub registry: Option<&'a Arc<RegistryEntry>>,
+    /// What that asks of the pod.
+    pub demand: Demand,
+    /// Something has to be known of the image itself, and not only whether the pod may use it.
+    pub facts: bool,
     /// What has to be proven of it.
     pub proofs: SmallVec<[&'a Proof; 2]>,
 }

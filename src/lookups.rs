@@ -15,6 +15,7 @@ mod asker;
 mod evidence;
 mod health;
 mod keys;
+mod permit;
 mod prove;
 mod rooms;
 mod sources;
@@ -96,6 +97,7 @@ impl Lookups {
             source: Source::Known,
             listed: registry.is_some(),
             processor,
+            permit: None,
         })
     }
 
@@ -127,6 +129,7 @@ impl Lookups {
             source,
             listed,
             processor: asker.processor,
+            permit: None,
             evidence,
         };
         let (subject, resolved_now) = match image.subject() {
@@ -220,6 +223,7 @@ impl Lookups {
                     source: Source::Known,
                     listed,
                     processor,
+                    permit: None,
                     evidence,
                 })
             }
@@ -265,7 +269,7 @@ impl Lookups {
     /// Flights in the air.
     #[must_use]
     pub fn aloft(&self) -> usize {
-        self.parts.resolves.aloft() + self.parts.judges.aloft() + self.parts.proofs.aloft()
+        self.parts.resolves.aloft() + self.parts.judges.aloft() + self.parts.proofs.aloft() + self.parts.permissions.aloft()
     }
 
     /// The digest that a tag stands for now, for the leader's adoption.
@@ -404,6 +408,7 @@ impl Lookups {
         self.parts.resolves.sweep();
         self.parts.judges.sweep();
         self.parts.proofs.sweep();
+        self.parts.permissions.sweep();
         let rules = self.parts.index.read().rules();
         self.parts.sources.keep(|name| rules.registries.contains_key(name));
     }
@@ -411,7 +416,7 @@ impl Lookups {
     /// Answers that are kept, and the bytes that they take.
     #[must_use]
     pub fn kept(&self) -> (usize, usize) {
-        let all = [self.parts.resolves.kept(), self.parts.judges.kept(), self.parts.proofs.kept()];
+        let all = [self.parts.resolves.kept(), self.parts.judges.kept(), self.parts.proofs.kept(), self.parts.permissions.kept()];
         (all.iter().map(|(count, _)| count).sum(), all.iter().map(|(_, bytes)| bytes).sum())
     }
 

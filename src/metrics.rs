@@ -66,6 +66,8 @@ pub enum Asked {
     Poll,
     /// What is signed about a digest.
     Prove,
+    /// Whether it is shown to whoever shows a pod's pull secrets.
+    Permit,
 }
 
 /// A question to a registry and its end.

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::{ParseExpressionError, Selector, SelectorExt as _};
 
 use crate::{
-    access::Demand,
+    access::{AccessRules, Demand, Who},
     api::{self, Level, Mode, QuarantineProvider, Requirement},
     facts::Manifest,
     image::{Digest, Reference},
@@ -89,6 +89,9 @@ pub enum Unreadable {
     /// Who is trusted, and what has to be signed.
     #[error("{0}")]
     Proof(ProofError),
+    /// Who may use it.
+    #[error("spec.access: {0}")]
+    Access(String),
     /// The endpoint.
     #[error("spec.endpoint: {0}")]
     Endpoint(String),
@@ -101,8 +104,14 @@ fn patterns(field: &'static str, texts: &[String]) -> Result<Vec<Pattern>, Unrea
     texts.iter().map(|text| Pattern::parse(text).map_err(|error| Unreadable::Pattern { field, why: error.to_string() })).collect()
 }
 
-fn path_patterns(field: &'static str, texts: &[String]) -> Result<Vec<Pattern>, Unreadable> {
+pub(crate) fn path_patterns(field: &'static str, texts: &[String]) -> Result<Vec<Pattern>, Unreadable> {
     texts.iter().map(|text| Pattern::parse_path(text).map_err(|error| Unreadable::Pattern { field, why: error.to_string() })).collect()
+}
+
+/// A label selector made ready; else what is wrong with it.
+pub(crate) fn selector(given: LabelSelector) -> Result<Selector, String> {
+    labels::check(&given)?;
+    Selector::try_from(given).map_err(|error: ParseExpressionError| error.to_string())
 }
 
 fn digests(field: &'static str, texts: &[String]) -> Result<Vec<Digest>, Unreadable> {
@@ -116,11 +125,8 @@ impl TryFrom<&api::QuarantinePolicy> for Policy {
     fn try_from(object: &api::QuarantinePolicy) -> Result<Self, Unreadable> {
         let spec = &object.spec;
         let namespaces = match spec.matching.namespace_selector.clone() {
-            Some(selector) if selector.match_labels.is_some() || selector.match_expressions.is_some() => {
-                labels::check(&selector).map_err(Unreadable::Selector)?;
-                let selector =
-                    Selector::try_from(selector).map_err(|error: ParseExpressionError| Unreadable::Selector(error.to_string()))?;
-                Some(selector)
+            Some(given) if given.match_labels.is_some() || given.match_expressions.is_some() => {
+                Some(selector(given).map_err(Unreadable::Selector)?)
             }
             _ => None,
         };
@@ -275,6 +281,8 @@ pub struct RegistryEntry {
     pub hosts: Vec<String>,
     repositories: Vec<Pattern>,
     exclude: Vec<Pattern>,
+    /// Who may use which of them.
+    pub access: AccessRules,
     /// How it is reached, and how much it may be asked.
     pub spec: api::RegistrySpec,
     /// Who keeps the flag.
@@ -327,6 +335,7 @@ impl TryFrom<&api::Registry> for RegistryEntry {
             hosts,
             repositories: path_patterns("spec.repositories", &spec.repositories)?,
             exclude: path_patterns("spec.exclude", &spec.exclude)?,
+            access: AccessRules::read(&spec.access)?,
             provider: spec.quarantine.provider,
             place: place(object.metadata.name.as_deref(), spec),
             processor: spec.quarantine.processor.clone(),
@@ -380,8 +389,15 @@ impl RegistryEntry {
 
     /// What has to be the case for a pod to use this repository.
     #[must_use]
-    pub fn demand(&self, repository: &str) -> Demand {
-        if self.exclude.iter().any(|pattern| pattern.matches(repository)) { Demand::Impossible } else { Demand::Nothing }
+    pub fn demand(&self, repository: &str, who: &Who<'_>) -> Demand {
+        if self.exclude.iter().any(|pattern| pattern.matches(repository)) {
+            return Demand::Impossible;
+        }
+        match self.access.demand(repository, who) {
+            // Such a registry shows the states of images to nobody without credentials.
+            Demand::Anonymous if self.provider == QuarantineProvider::AzureContainerRegistry => Demand::Nothing,
+            demand => demand,
+        }
     }
 
     /// Whether a pod that runs as this ServiceAccount is the quarantine processor's.

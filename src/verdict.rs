@@ -11,6 +11,7 @@
 //! - a host without a Registry object is never "unavailable": its author may own it.
 
 mod by_name;
+mod permit;
 mod proven;
 
 use std::{sync::Arc, time::Duration};
@@ -20,6 +21,7 @@ use jiff::Timestamp;
 pub use self::proven::{Proven, outcome_why};
 use self::{
     by_name::{judge_by_name, warnings_by_name},
+    permit::{settle_withheld, withheld},
     proven::{is_proven, with_proof},
 };
 use crate::{
@@ -48,11 +50,30 @@ pub struct Sight {
     pub listed: bool,
     /// The pod is the quarantine processor's of that Registry.
     pub processor: bool,
+    /// Whether the registry shows the image to whoever shows the pod's own pull secrets. None where nobody asked.
+    pub permit: Option<Outcome<()>>,
     /// What was found signed about it, or how the question for that ended. None where nobody asked.
     pub evidence: Option<Outcome<Arc<Evidence>>>,
 }
 
 impl Sight {
+    /// Nothing is at hand but whether the pod may use the image.
+    #[must_use]
+    pub const fn blind(permit: Option<Outcome<()>>, listed: bool, processor: bool) -> Self {
+        let outcome = Outcome::Busy(Busy { cause: BusyCause::Deadline, retry_after: Duration::from_secs(1) });
+        Self { subject: None, certain: false, outcome, last: None, source: Source::Asked, listed, processor, permit, evidence: None }
+    }
+
+    /// Whether the pod may be told of it what is known.
+    #[must_use]
+    pub const fn is_shown(&self, demand: Demand) -> bool {
+        match demand {
+            Demand::Nothing | Demand::Anonymous => true,
+            Demand::PullSecret => matches!(self.permit, Some(Outcome::Found(()))),
+            Demand::Forbidden | Demand::Impossible => false,
+        }
+    }
+
     /// What is known of it, found out just now or before.
     #[must_use]
     pub fn facts(&self) -> Option<&Arc<Facts>> {
@@ -237,6 +258,9 @@ impl Case<'_, '_> {
 
 /// What one policy makes of one image of which its name does not say enough. Requirements at level Warn go to `warnings`.
 fn judge(case: &Case<'_, '_>, sight: &Sight, warnings: &mut Vec<Why>) -> Verdict {
+    if !case.policy.needs_facts() {
+        return Verdict::Admit(Basis::NothingRequired);
+    }
     if let Some(verdict) = denied_by_digest(case, sight) {
         return verdict;
     }
@@ -393,7 +417,7 @@ pub fn settle(case: &Case<'_, '_>, sight: &Sight, verdict: Verdict) -> Settled {
             Unknown::Unauthorized(_) => (knobs.unauthorized, Basis::OpenUnauthorized, unknown),
         },
     };
-    if was_good(case, sight) && is_proven(case, sight) {
+    if sight.is_shown(case.demand) && was_good(case, sight) && is_proven(case, sight) {
         return Settled::Admit(Basis::LastKnownGood);
     }
     match allowance {
@@ -441,8 +465,16 @@ impl<'p> Opinion<'p> {
     #[must_use]
     pub fn seen(case: &Case<'p, '_>, sight: &Sight) -> Self {
         let mut warnings = warnings_by_name(case);
-        let verdict = judge(case, sight, &mut warnings);
-        let settled = settle(case, sight, verdict);
+        let settled = match withheld(case, sight) {
+            Some(verdict) => {
+                warnings.clear();
+                settle_withheld(case, sight, verdict)
+            }
+            None => {
+                let verdict = judge(case, sight, &mut warnings);
+                settle(case, sight, verdict)
+            }
+        };
         Self { policy: &case.policy.name, mode: case.policy.mode, settled, warnings }
     }
 
@@ -455,7 +487,9 @@ impl<'p> Opinion<'p> {
             // A name alone leaves nothing unknown.
             Verdict::Unknown(_) | Verdict::Busy(_) => return None,
         };
-        Some(Self { policy: &case.policy.name, mode: case.policy.mode, settled, warnings: warnings_by_name(case) })
+        let told = !matches!(settled, Settled::Refuse(Why::NotFoundOrNotPermitted));
+        let warnings = if told { warnings_by_name(case) } else { Vec::new() };
+        Some(Self { policy: &case.policy.name, mode: case.policy.mode, settled, warnings })
     }
 }
 

@@ -1,10 +1,10 @@
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::*;
 use crate::{
     api::{QuarantinePolicy, Registry, Waiver},
+    image::Reference,
     index::Index,
     judgement::{self, Answer, Answered, FieldPath, Judgement, Scope, Setting},
     verdict::Basis,
@@ -208,4 +208,120 @@ fn what_cannot_be_read_keeps_the_last_readable_form() {
     let why: Vec<String> = index.unreadable().values().map(ToString::to_string).collect();
     assert_eq!(why, ["spec.exclude: the pattern has a slash too many, at its start, at its end or doubled: leave it out"]);
     refuses(&index, "registry.corp/mirror/x", "excludes the repository");
+}
+
+fn said(index: &Index, labels: &[(&str, &str)], (namespace, account): (&str, &str), image: &str) -> Demand {
+    let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    let (rules, image) = (index.rules(), Reference::parse(image).unwrap());
+    let setting = Setting::new(&rules, Scope::Enforce, namespace, &labels, Timestamp::UNIX_EPOCH);
+    setting.demand(rules.registry_of(&image), &image, account)
+}
+
+fn access() -> Value {
+    json!({ "exclude": ["library/old/**"], "access": [
+        { "paths": ["library/**"], "anonymous": true },
+        { "paths": ["coolteam/secret", "coolteam/secret/**"], "allow": { "serviceAccounts": [{ "namespace": "coolteam", "name": "vault" }] } },
+        { "paths": ["coolteam/**"], "allow": { "namespaces": ["coolteam", "coolteam-test"] } },
+        { "paths": ["labelled/**"], "allow": { "namespaceSelector": { "matchLabels": { "tier": "gold" } } } },
+        { "paths": ["proven/**"], "prove": "PullSecret" },
+        { "paths": ["both/**"], "allow": { "namespaces": ["coolteam"] }, "prove": "PullSecret" },
+    ] })
+}
+
+#[test]
+fn the_first_rule_that_speaks_of_a_path_counts_and_without_one_nobody_may() {
+    use Demand::{Anonymous, Forbidden, Impossible, Nothing, PullSecret};
+    let index = index(&off(), &access(), None);
+    let (team, vault, test, other) = (("coolteam", "default"), ("coolteam", "vault"), ("coolteam-test", "vault"), ("other", "default"));
+    for (path, by_team, by_vault, by_test, by_other) in [
+        ("library/base", Anonymous, Anonymous, Anonymous, Anonymous),
+        ("library/old/base", Impossible, Impossible, Impossible, Impossible),
+        ("library", Forbidden, Forbidden, Forbidden, Forbidden),
+        ("coolteam/app", Nothing, Nothing, Nothing, Forbidden),
+        ("coolteam/a/b/c", Nothing, Nothing, Nothing, Forbidden),
+        ("coolteam/secret", Forbidden, Nothing, Forbidden, Forbidden),
+        ("coolteam/secret/x", Forbidden, Nothing, Forbidden, Forbidden),
+        ("coolteam", Forbidden, Forbidden, Forbidden, Forbidden),
+        ("coolteam-test/app", Forbidden, Forbidden, Forbidden, Forbidden),
+        ("labelled/app", Forbidden, Forbidden, Forbidden, Forbidden),
+        ("proven/app", PullSecret, PullSecret, PullSecret, PullSecret),
+        ("both/app", PullSecret, PullSecret, Forbidden, Forbidden),
+        ("unnamed/app", Forbidden, Forbidden, Forbidden, Forbidden),
+    ] {
+        for host in ["registry.corp", "registry.corp:8443", "[fd00::5]:5000"] {
+            for (who, expected) in [(team, by_team), (vault, by_vault), (test, by_test), (other, by_other)] {
+                assert_eq!(said(&index, &[], who, &format!("{host}/{path}:1")), expected, "{path} by {who:?}");
+                assert_eq!(said(&index, &[], who, &format!("{host}/{path}:1@{DIGEST}")), expected, "{path} by {who:?}");
+            }
+        }
+    }
+    assert_eq!(said(&index, &[("tier", "gold")], other, "registry.corp/labelled/app"), Nothing);
+    assert_eq!(said(&index, &[("tier", "silver")], team, "registry.corp/labelled/app"), Forbidden);
+    assert_eq!(said(&index, &[("tier", "gold")], other, "registry.corp/coolteam/app"), Forbidden);
+    assert_eq!(said(&index, &[], other, "elsewhere.corp/coolteam/app"), Nothing, "another registry");
+}
+
+#[test]
+fn a_registry_without_rules_asks_nothing() {
+    let index = index(&off(), &json!({}), None);
+    assert_eq!(said(&index, &[], ("other", "default"), "registry.corp/coolteam/app"), Demand::Nothing);
+}
+
+#[test]
+fn where_the_registry_keeps_the_flag_nobody_asks_it_without_credentials() {
+    let mut spec = access();
+    spec["quarantine"] = json!({ "provider": "AzureContainerRegistry" });
+    let index = index(&off(), &spec, None);
+    assert_eq!(said(&index, &[], ("other", "default"), "registry.corp/library/base"), Demand::Nothing);
+}
+
+/// In every spelling that a node may take for the same image, or nobody may take for any.
+#[test]
+fn no_spelling_gets_round_a_rule() {
+    let index = index(&off(), &access(), None);
+    for image in [
+        "registry.corp/coolteam/app",
+        "REGISTRY.corp/coolteam/app:1",
+        "registry.corp:443/coolteam/app",
+        "registry.corp./coolteam/app",
+        "registry.corp/Coolteam/app",
+        "registry.corp//coolteam/app",
+        "registry.corp/library/../coolteam/app",
+        "registry.corp/library//../coolteam/app",
+        "registry.corp/library/./app/../../coolteam/app",
+        "registry.corp/library%2f..%2fcoolteam/app",
+        "registry.corp/coolteam%2fapp",
+        "registry.corp/library:x/coolteam/app",
+        "[FD00::5]:5000/coolteam/app",
+        "[fd00:0:0::5]:5000/coolteam/app",
+        "[fd00::5]:05000/coolteam/app",
+        &format!("registry.corp/coolteam/app:1@{DIGEST}"),
+        &format!("registry.corp/coolteam/app@{DIGEST}"),
+    ] {
+        let judgement = by_name(&index, "other", image).unwrap();
+        assert!(matches!(judgement.answer, Answer::Refuse(_)), "{image}: {judgement:?}");
+    }
+}
+
+#[test]
+fn a_rule_that_does_not_say_for_whom_it_is_is_not_read() {
+    for (rule, why) in [
+        (json!({ "paths": ["a"] }), "say for whom a rule is: either anonymous: true, or allow, prove or both"),
+        (
+            json!({ "paths": ["a"], "anonymous": true, "prove": "PullSecret" }),
+            "say for whom a rule is: either anonymous: true, or allow, prove or both",
+        ),
+        (json!({ "paths": ["a"], "allow": { "namespaceSelector": {} } }), "an empty namespaceSelector allows nobody: leave it out"),
+        (
+            json!({ "paths": ["a"], "allow": { "namespaceSelector": { "matchLabels": { "a": "!" } } } }),
+            "namespaceSelector: `!` is no label value",
+        ),
+    ] {
+        let rule: api::AccessRule = serde_json::from_value(rule).unwrap();
+        assert_eq!(AccessRules::read(&[rule]).unwrap_err().to_string(), format!("spec.access: {why}"));
+    }
+    // One that names nobody lets nobody in.
+    let nobody = serde_json::from_value(json!({ "paths": ["**"], "allow": {} })).unwrap();
+    let who = Who { namespace: "", labels: &BTreeMap::new(), service_account: "" };
+    assert_eq!(AccessRules::read(&[nobody]).unwrap().demand("a", &who), Demand::Forbidden);
 }

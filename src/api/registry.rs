@@ -6,7 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Authority, Conditions, PATH_PATTERNS, PATH_PATTERNS_MESSAGE, RequireSbom, RequireSignatures, RequireVulnerabilities, ShortDuration,
+    AccessRule, Authority, Conditions, PATH_PATTERNS, PATH_PATTERNS_MESSAGE, RequireSbom, RequireSignatures, RequireVulnerabilities,
+    ShortDuration,
 };
 
 /// A registry that this installation knows, how it is reached, and who keeps the quarantine flag for its images.
@@ -50,6 +51,12 @@ pub struct RegistrySpec {
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     #[x_kube(validation = Rule::new(PATH_PATTERNS).message(PATH_PATTERNS_MESSAGE))]
     pub exclude: Vec<String>,
+    /// Who may use which repositories. The first rule counts that speaks of a repository; where there are rules and none speaks of it, nobody may use it.
+    /// Left out or empty: everybody may, as far as policies let them. Whoever may not is told no more than of an image that is not there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub access: Vec<AccessRule>,
     /// Where Lazaretto reaches the registry when that is not `https://` and the host: an in-cluster address, say. Scheme, host and port only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 300), regex(pattern = "^https?://[^/?#@]+$"))]
@@ -82,6 +89,7 @@ impl Default for RegistrySpec {
             hosts: Vec::new(),
             repositories: Vec::new(),
             exclude: Vec::new(),
+            access: Vec::new(),
             endpoint: None,
             plain_http: false,
             ca_bundle: None,

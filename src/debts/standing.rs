@@ -6,7 +6,6 @@ use jiff::Timestamp;
 
 use super::{Finding, exact};
 use crate::{
-    access::Demand,
     api::Revocation,
     facts::Outcome,
     index::Rules,
@@ -49,7 +48,7 @@ impl Standing {
     ) -> Option<Self> {
         let (named, subject) = image.named.as_ref().zip(image.subject.as_ref())?;
         let registry = rules.registry_of(named);
-        let demand = registry.map_or(Demand::Nothing, |registry| registry.demand(named.repository()));
+        let demand = setting.demand(registry, named, service_account);
         let policies = setting.policies_for(&Ok(named.clone()));
         let running = exact(subject);
         let (fell_at, asked) = match &found {
@@ -71,6 +70,8 @@ impl Standing {
             last: None,
             source: Source::Known,
             listed: registry.is_some(),
+            // It was asked of the pod when it was admitted; nobody asks again for what runs.
+            permit: Some(Outcome::Found(())),
             processor: registry.is_some_and(|registry| registry.is_processor(namespace, service_account)),
         });
         let (mut owing, mut refused) = (Vec::new(), Vec::new());

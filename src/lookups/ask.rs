@@ -13,7 +13,8 @@ use tokio::{sync::watch, time::Instant};
 use super::{
     Access, BOUNDS, Lives,
     evidence::About,
-    keys::{JudgeKey, ProbeKey, ProveKey, ResolveKey, place},
+    keys::{JudgeKey, PermitKey, ProbeKey, ProveKey, ResolveKey, place},
+    permit::Permits,
     rooms::Rooms,
     sources::Sources,
     suffices,
@@ -55,6 +56,8 @@ pub(super) struct Parts {
     pub(super) resolves: Flights<ResolveKey, Outcome<Digest>>,
     pub(super) judges: Flights<JudgeKey, Outcome<Arc<Facts>>>,
     pub(super) proofs: Flights<ProveKey, Outcome<Arc<Evidence>>>,
+    pub(super) permissions: Flights<PermitKey, Outcome<()>>,
+    pub(super) permits: Permits,
     /// How much of evidence is held at once.
     pub(super) rooms: Rooms,
     pub(super) probes: Flights<ProbeKey, bool>,
@@ -94,6 +97,8 @@ impl Parts {
             resolves: Flights::new(BOUNDS),
             judges: Flights::new(BOUNDS),
             proofs: Flights::new(BOUNDS),
+            permissions: Flights::new(BOUNDS),
+            permits: Permits::default(),
             rooms: Rooms::default(),
             probes: Flights::new(BOUNDS),
             recovered: watch::channel(0).0,

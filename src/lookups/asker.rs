@@ -69,6 +69,8 @@ pub struct Lives {
     pub tag: Duration,
     /// Facts that were asked for.
     pub facts: Duration,
+    /// That an image is shown to whoever shows a pod's pull secrets: for so long it counts after the registry has another mind.
+    pub permit: Duration,
     /// An end that will not soon be another: absent, refused, blocked.
     pub no: Duration,
     /// An end that may be another in a moment: pending, unavailable.
@@ -77,6 +79,12 @@ pub struct Lives {
 
 impl Default for Lives {
     fn default() -> Self {
-        Self { tag: Duration::from_secs(10), facts: Duration::from_secs(5), no: Duration::from_secs(5), not_yet: Duration::from_secs(2) }
+        Self {
+            tag: Duration::from_secs(10),
+            facts: Duration::from_secs(5),
+            permit: Duration::from_secs(600),
+            no: Duration::from_secs(5),
+            not_yet: Duration::from_secs(2),
+        }
     }
 }

@@ -190,6 +190,7 @@ impl Parts {
             let there = |host: &str, repository: &str| rules.registry_for(host, repository).is_some_and(|found| found.name == registry);
             self.resolves.forget(|key, end| !matches!(end, Outcome::Found(_)) && there(key.image.registry(), key.image.repository()));
             self.judges.forget(|key, end| !matches!(end, Outcome::Found(_)) && there(key.subject.registry(), key.subject.repository()));
+            self.permissions.forget(|key, end| !matches!(end, Outcome::Found(())) && there(key.image.registry(), key.image.repository()));
             self.recovered.send_modify(|count| *count += 1);
         }
     }

@@ -17,8 +17,14 @@ pub(super) fn judge_by_name(case: &Case<'_, '_>, listed: bool) -> Option<Verdict
     if let Some(why) = from_elsewhere(case) {
         return Some(Verdict::Refuse(why));
     }
+    if case.demand == Demand::Forbidden {
+        return Some(Verdict::Refuse(Why::NotFoundOrNotPermitted));
+    }
     if case.policy.require.digest == Level::Deny && lacks_digest(case) {
         return Some(Verdict::Refuse(Why::NoDigest));
+    }
+    if case.demand == Demand::PullSecret {
+        return None;
     }
     if !case.policy.needs_facts() {
         return Some(Verdict::Admit(Basis::NothingRequired));

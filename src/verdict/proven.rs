@@ -176,6 +176,7 @@ mod tests {
             source: Source::Asked,
             listed: true,
             processor: false,
+            permit: None,
             evidence,
         };
         let (unqualified, demand) = (false, crate::access::Demand::Nothing);

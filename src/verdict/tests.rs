@@ -45,6 +45,7 @@ fn sight(outcome: Outcome<Facts>) -> Sight {
         source: Source::Asked,
         listed: true,
         processor: false,
+        permit: None,
         evidence: None,
     }
 }
