@@ -9,6 +9,7 @@ mod evidence;
 mod image_status;
 mod quarantine_policy;
 mod registry;
+mod sources;
 mod waiver;
 
 pub use condition::{Conditions, condition, set_condition};
@@ -29,6 +30,7 @@ pub use registry::{
     Adoption, Exception, Limits, MAX_OWED_IMAGES, Mirror, OwedImage, Processor, QuarantineProvider, QuarantineSpec, Registry,
     RegistryDebts, RegistrySpec, RegistryStatus, ReleaseCriteria, SecretName,
 };
+pub use sources::{AccessAllow, AccessProof, AccessRule, Account, RequireSources};
 pub use waiver::{Requirement, Waiver, WaiverSpec, WaiverStatus};
 
 /// The API group.

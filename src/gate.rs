@@ -13,20 +13,21 @@ use kube::{Api, Client};
 use tokio::time::Instant;
 
 use crate::{
+    access::Demand,
     audit,
     facts::Outcome,
     image::Reference,
     index::{Known, Rules},
     judgement::{self, Answer, Considered, FieldPath, Judgement, Scope, Setting, Spoken, Want},
     line::Class,
-    lookups::{Access, Asker, Lookups, NoAccess},
+    lookups::{Asker, Lookups, NoAccess},
     metrics::{Metrics, Phase, PhaseLabels, ReviewLabels},
     origin::{self, Origin, Rival, Said},
     pod::{self, MOST_IMAGES, Named, Pod},
     policy::RegistryEntry,
     review::{Request, Response},
     verdict::{Basis, Sight, Source},
-    wallet::Wallet,
+    wallet::{Wallet, anonymous},
     watch::SharedIndex,
     writer::{CallError, bounded},
 };
@@ -137,7 +138,8 @@ impl Gate {
             Err(why) => return Response::later(uid, why, 2),
         };
         let begun = Timestamp::now();
-        let setting = Setting::new(&rules, scope, namespace, &labels, begun);
+        let bearer = Bearer::of(pod, namespace);
+        let setting = Setting::new(&rules, scope, namespace, &labels, begun).of_account(bearer.service_account);
         let spoken = spoken(&setting, &named);
         if spoken.is_empty() {
             return plain(uid, Basis::NoPolicy);
@@ -145,7 +147,6 @@ impl Gate {
         if spoken.len() > MOST_IMAGES {
             return Response::refuse(uid, format!("the pod names {} images; at most {MOST_IMAGES} can be judged at once", spoken.len()));
         }
-        let bearer = Bearer::of(pod, namespace);
         let dry_run = request.dry_run.unwrap_or_default();
         let wanted = Spoken::wanted(&spoken);
         let question = Question { bearer: &bearer, deadline, record: !dry_run, inside: setting.denies_digests() };
@@ -153,7 +154,7 @@ impl Gate {
         let mut sights: Vec<(Reference, Sight)> = wanted.into_iter().map(|want| want.image.clone()).zip(sights).collect();
         let judgement = if waited {
             // What is asked of a registry takes a while, in which somebody may have held an image, denied it, or changed who is to be asked.
-            let Some(judgement) = self.judge_anew((&rules, scope, namespace, &labels), begun, &named, &mut sights) else {
+            let Some(judgement) = self.judge_anew((&rules, scope, &bearer, &labels), begun, &named, &mut sights) else {
                 return Response::later(uid, "policies or registries changed while this pod was judged: try again".to_owned(), 1);
             };
             judgement
@@ -168,7 +169,7 @@ impl Gate {
     /// any more.
     fn judge_anew(
         &self,
-        (before, scope, namespace, labels): (&Rules, Scope, &str, &BTreeMap<String, String>),
+        (before, scope, bearer, labels): (&Rules, Scope, &Bearer<'_>, &BTreeMap<String, String>),
         begun: Timestamp,
         named: &[Named<'_>],
         sights: &mut [(Reference, Sight)],
@@ -188,7 +189,7 @@ impl Gate {
             }
             index.rules()
         };
-        let setting = Setting::new(&rules, scope, namespace, labels, Timestamp::now());
+        let setting = Setting::new(&rules, scope, bearer.namespace, labels, Timestamp::now()).of_account(bearer.service_account);
         let spoken = spoken(&setting, named);
         let place = |rules: &Rules, image: &Reference| {
             let registry = rules.registry_of(image);
@@ -212,21 +213,28 @@ impl Gate {
         let Some(Ok(Some(pod))) = template else { return Response::allow(uid) };
         let (rules, labels) = {
             let index = self.index.read();
-            (index.rules(), index.namespace(namespace).unwrap_or_default())
+            (index.rules(), index.namespace(namespace))
         };
+        // By the labels of a namespace that is not known yet nobody can tell what may be said there.
+        let Some(labels) = labels.or_else(|| (!rules.asks_labels()).then(Arc::default)) else { return Response::allow(uid) };
         let bearer = Bearer::of(&pod, namespace);
-        let setting = Setting::new(&rules, Scope::All, namespace, &labels, Timestamp::now());
+        let setting = Setting::new(&rules, Scope::All, namespace, &labels, Timestamp::now()).of_account(bearer.service_account);
         let (record, inside) = (!request.dry_run.unwrap_or_default(), setting.denies_digests());
         let glance = |want: &Want<'_, '_>| {
-            let Want { image, registry, rivals, facts, proofs } = want;
-            let origin = self.origin_at_a_glance(image, rivals, namespace);
-            let access = Ok(self.wallet.known(registry.map(AsRef::as_ref), image));
+            let Want { image, registry, rivals, demand, facts, proofs } = want;
+            let access = match demand {
+                Demand::Anonymous => anonymous(),
+                Demand::Nothing => self.wallet.known(registry.map(AsRef::as_ref), image),
+                // Nobody asks for a template what it takes to be told.
+                Demand::PullSecret | Demand::Forbidden | Demand::Impossible => return None,
+            };
+            let (origin, access) = (self.origin_at_a_glance(image, rivals, namespace), Ok(access));
             let (processor, deadline) = (bearer.is_processor(*registry), Instant::now());
             let asker = Asker { namespace, access, deadline, record, processor, inside, proofs };
             let sight = if *facts { self.lookups.glance(image, *registry, &asker) } else { None };
             // A warning may speak of the origin alone, where that is all that is known.
             match origin {
-                Origin::Held(_) => Some(Sight { origin, ..sight.unwrap_or_else(|| Sight::of_name(registry.is_some())) }),
+                Origin::Held(_) => Some(Sight { origin, ..sight.unwrap_or_else(|| Sight::blind(None, registry.is_some(), processor)) }),
                 Origin::Free | Origin::Open { .. } => sight,
             }
         };
@@ -250,12 +258,18 @@ impl Gate {
         }
         let started = Instant::now();
         let at_hand = |want: &Want<'_, '_>| {
-            let origin = self.origin_at_hand(want)?;
-            if !want.facts {
-                return Some(Sight { origin, ..Sight::of_name(want.registry.is_some()) });
+            if want.demand == Demand::PullSecret {
+                return None;
             }
-            let access = || self.wallet.at_hand(want.registry.map(AsRef::as_ref), want.image);
-            let processor = bearer.is_processor(want.registry);
+            let origin = self.origin_at_hand(want)?;
+            let (listed, processor) = (want.registry.is_some(), bearer.is_processor(want.registry));
+            if !want.facts {
+                return Some(Sight { origin, ..Sight::blind(None, listed, processor) });
+            }
+            let access = || match want.demand {
+                Demand::Anonymous => Some(anonymous()),
+                _ => self.wallet.at_hand(want.registry.map(AsRef::as_ref), want.image),
+            };
             let sight = self.lookups.at_hand(want.image, want.registry, processor, (inside, &want.proofs), access)?;
             Some(Sight { origin, ..sight })
         };
@@ -277,15 +291,22 @@ impl Gate {
     /// What is at hand about an image, or is found out.
     async fn look(&self, want: &Want<'_, '_>, question: &Question<'_>) -> Sight {
         let Question { bearer, deadline, record, inside } = *question;
-        let Want { image, registry, facts, .. } = *want;
-        if !facts {
-            return Sight::of_name(registry.is_some());
+        let Want { image, registry, demand, facts, .. } = *want;
+        let (listed, processor) = (registry.is_some(), bearer.is_processor(registry));
+        let permit = self.permit(want, bearer, deadline).await;
+        let opens = |permit: &Outcome<()>| matches!(permit, Outcome::Found(()) | Outcome::Unavailable(_));
+        if !facts || !permit.as_ref().is_none_or(opens) {
+            return Sight::blind(permit, listed, processor);
         }
-        let access = self.wallet.access(registry.map(AsRef::as_ref), image, bearer.namespace, &bearer.pull_secrets);
+        let access = async {
+            match demand {
+                Demand::Anonymous => Ok(anonymous()),
+                _ => self.wallet.access(registry.map(AsRef::as_ref), image, bearer.namespace, &bearer.pull_secrets).await,
+            }
+        };
         let access = in_time(access, deadline).await;
-        let processor = bearer.is_processor(registry);
         let asker = Asker { namespace: bearer.namespace, access, deadline, record, processor, inside, proofs: &want.proofs };
-        self.lookups.see(image, registry, &asker).await
+        Sight { permit, ..self.lookups.see(image, registry, &asker).await }
     }
 
     /// Whether other registries go before that of an image, as far as nobody has to be asked or waited for.
@@ -323,6 +344,14 @@ impl Gate {
         origin::weigh(want.image, &join_all(said).await)
     }
 
+    /// Whether the registry shows an image to whoever shows the pod's pull secrets, where it has to.
+    async fn permit(&self, want: &Want<'_, '_>, bearer: &Bearer<'_>, deadline: Instant) -> Option<Outcome<()>> {
+        let registry = want.registry.filter(|_| want.demand == Demand::PullSecret)?;
+        let shown = self.wallet.of_pod(want.image, bearer.namespace, &bearer.pull_secrets);
+        let shown = in_time(shown, deadline).await;
+        Some(self.lookups.permit(want.image, registry, shown, bearer.namespace, deadline).await)
+    }
+
     /// The labels of a namespace. One that the index does not hold is read live before "no policy matches" is believed: it may
     /// have been made a moment ago.
     async fn labels(
@@ -336,7 +365,8 @@ impl Gate {
             return Ok(labels);
         }
         let mut policies = rules.policies.values().filter(|policy| scope.holds(policy.mode));
-        let Some(client) = self.client.clone().filter(|_| policies.any(|policy| !policy.matches_every_namespace())) else {
+        let asks = rules.asks_labels() || policies.any(|policy| !policy.matches_every_namespace());
+        let Some(client) = self.client.clone().filter(|_| asks) else {
             return Ok(Arc::default());
         };
         let api = Api::<Namespace>::all(client);
@@ -369,7 +399,7 @@ impl Gate {
     }
 }
 
-async fn in_time(access: impl Future<Output = Result<Access, NoAccess>>, deadline: Instant) -> Result<Access, NoAccess> {
+async fn in_time<T>(access: impl Future<Output = Result<T, NoAccess>>, deadline: Instant) -> Result<T, NoAccess> {
     let late = || Err(NoAccess::Later("the API server did not show the credentials in time".to_owned()));
     tokio::time::timeout_at(deadline, access).await.unwrap_or_else(|_| late())
 }

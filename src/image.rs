@@ -22,7 +22,7 @@ mod subject;
 
 pub use canonical::HostError;
 pub use digest::{Digest, DigestError};
-pub use read::{Reading, ReadingError, read};
+pub use read::{Reading, ReadingError, names_registry, read};
 pub use subject::{Subject, SubjectError};
 
 pub(crate) use canonical::canonical_host;

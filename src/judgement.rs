@@ -6,8 +6,9 @@ use jiff::Timestamp;
 use smallvec::SmallVec;
 
 use crate::{
+    access::{Demand, Who},
     api::{Mode, Requirement},
-    image::{Reference, ReferenceError, Subject},
+    image::{Reference, ReferenceError, Subject, names_registry},
     index::Rules,
     origin::Rival,
     pod::Named,
@@ -75,6 +76,9 @@ pub struct Subjected<'a> {
 pub struct Setting<'a> {
     rules: &'a Rules,
     namespace: &'a str,
+    /// Of the namespace, where some Registry asks.
+    labels: BTreeMap<String, String>,
+    account: &'a str,
     now: Timestamp,
     policies: Vec<&'a Policy>,
     waivers: Vec<&'a Waiver>,
@@ -87,7 +91,30 @@ impl<'a> Setting<'a> {
         let policies = rules.policies.values().map(AsRef::as_ref);
         let policies = policies.filter(|policy| scope.holds(policy.mode) && policy.matches_namespace(labels)).collect();
         let waivers = rules.waivers.values().map(AsRef::as_ref).filter(|waiver| waiver.is_in_force(namespace, now)).collect();
-        Self { rules, namespace, now, policies, waivers }
+        let labels = if rules.asks_labels() { labels.clone() } else { BTreeMap::new() };
+        Self { rules, namespace, labels, account: "default", now, policies, waivers }
+    }
+
+    /// The same for pods that run as this ServiceAccount.
+    #[must_use]
+    pub const fn of_account(mut self, account: &'a str) -> Self {
+        self.account = account;
+        self
+    }
+
+    /// Whether a pod here that runs as this ServiceAccount may see what other registries hold of a name.
+    #[must_use]
+    pub fn is_told(&self, rivals: &[Rival], account: &str) -> bool {
+        let who = Who { namespace: self.namespace, labels: &self.labels, service_account: account };
+        let demand = |rival: &Rival| rival.registry.demand(&rival.repository, &who);
+        rivals.iter().map(demand).all(|demand| matches!(demand, Demand::Nothing | Demand::Anonymous))
+    }
+
+    /// What the Registry that speaks of an image asks of a pod there that runs as this ServiceAccount.
+    #[must_use]
+    pub fn demand(&self, registry: Option<&Arc<RegistryEntry>>, image: &Reference, account: &str) -> Demand {
+        let who = Who { namespace: self.namespace, labels: &self.labels, service_account: account };
+        registry.map_or(Demand::Nothing, |registry| registry.demand(image.repository(), &who))
     }
 
     /// The same at a later time.
@@ -131,33 +158,34 @@ impl<'a> Setting<'a> {
     /// One image as one of its policies meets it.
     #[must_use]
     pub fn case<'c>(&'c self, policy: &'a Policy, image: &'c Reference) -> Case<'a, 'c> {
-        Case {
-            policy,
-            waivers: &self.waivers,
-            namespace: self.namespace,
-            image,
-            now: self.now,
-            undenied: false,
-            proven: None,
-            contested: false,
-        }
+        let Self { waivers, namespace, now, .. } = self;
+        let (unqualified, demand, contested, told) = (false, Demand::Nothing, false, false);
+        Case { policy, waivers, namespace, image, unqualified, demand, now: *now, undenied: false, proven: None, contested, told }
     }
 
     /// One image with the policies that speak of it and what they say of its name.
     #[must_use]
     pub fn spoken(&self, path: FieldPath<'a>, text: &'a str) -> Spoken<'a> {
+        self.spoken_by(path, text, self.account)
+    }
+
+    /// The same for a pod that runs as another ServiceAccount.
+    #[must_use]
+    pub fn spoken_by(&self, path: FieldPath<'a>, text: &'a str, account: &str) -> Spoken<'a> {
         let image = Reference::parse(text);
         let policies = self.policies_for(&image);
         let registry = image.as_ref().ok().and_then(|image| self.rules.registry_of(image));
+        let demand = image.as_ref().map_or(Demand::Nothing, |image| self.demand(registry, image, account));
+        let unqualified = !names_registry(text);
         let rivals = match &image {
             Ok(image) if !policies.is_empty() => self.rules.rivals(image, registry),
             _ => Vec::new(),
         };
-        let contested = !rivals.is_empty();
+        let (contested, told) = (!rivals.is_empty(), self.is_told(&rivals, account));
         let mut views = Vec::with_capacity(policies.len());
         views.extend(policies.into_iter().map(|policy| {
             let opinion = match &image {
-                Ok(image) => Opinion::by_name(&Case { contested, ..self.case(policy, image) }, registry.is_some()),
+                Ok(image) => Opinion::by_name(&Case { unqualified, demand, contested, ..self.case(policy, image) }, registry.is_some()),
                 Err(error) => {
                     let settled = Settled::Refuse(Why::Reference(error.to_string()));
                     Some(Opinion { policy: &policy.name, mode: policy.mode, settled, warnings: Vec::new() })
@@ -165,24 +193,26 @@ impl<'a> Setting<'a> {
             };
             View { policy, opinion }
         }));
-        Spoken { subjected: Subjected { path, text, image }, registry, rivals, views }
+        Spoken { subjected: Subjected { path, text, image }, registry, rivals, demand, told, views }
     }
 
     /// What each of its policies makes of one image, given what is at hand about it.
     #[must_use]
     pub fn consider(&self, spoken: Spoken<'a>, sight: Option<&Sight>) -> Considered<'a> {
-        let Spoken { subjected, views, .. } = spoken;
+        let Spoken { subjected, views, demand, told, .. } = spoken;
+        let unqualified = !names_registry(subjected.text);
         let undenied = sight.is_some_and(|sight| !self.rules.denies(sight));
         let proven = Proven::default();
         let mut opinions = Vec::with_capacity(views.len());
         opinions.extend(views.into_iter().filter_map(|View { policy, opinion }| {
             let see = || {
                 let case = self.case(policy, subjected.image.as_ref().ok()?);
-                Some(Opinion::seen(&Case { undenied, proven: Some(&proven), ..case }, sight?))
+                Some(Opinion::seen(&Case { unqualified, demand, told, undenied, proven: Some(&proven), ..case }, sight?))
             };
             opinion.or_else(see)
         }));
-        Considered { subject: sight.and_then(|sight| sight.subject.clone()), subjected, opinions }
+        let shown = sight.filter(|sight| sight.is_shown(demand));
+        Considered { subject: shown.and_then(|sight| sight.subject.clone()), subjected, opinions }
     }
 
     /// What each policy makes of each image, given what is at hand about those that were [wanted](Spoken::wanted).
@@ -205,6 +235,9 @@ pub struct Spoken<'a> {
     pub registry: Option<&'a Arc<RegistryEntry>>,
     /// Those that go before it, and are to be asked first.
     pub rivals: Vec<Rival>,
+    demand: Demand,
+    /// Whoever is answered may see what those hold of it.
+    told: bool,
     views: Vec<View<'a>>,
 }
 
@@ -246,7 +279,7 @@ impl<'a> Spoken<'a> {
                     }
                 }
                 let facts = spoken.views.iter().any(|view| view.opinion.is_none() && view.policy.needs_facts());
-                wanted.push(Want { image, registry: spoken.registry, rivals: &spoken.rivals, facts, proofs });
+                wanted.push(Want { image, registry: spoken.registry, rivals: &spoken.rivals, demand: spoken.demand, facts, proofs });
             }
         }
         wanted
@@ -262,7 +295,9 @@ pub struct Want<'s, 'a> {
     pub registry: Option<&'a Arc<RegistryEntry>>,
     /// Those that go before it, and are to be asked first.
     pub rivals: &'s [Rival],
-    /// What is known of the image itself is wanted, and not only its origin.
+    /// What that asks of the pod.
+    pub demand: Demand,
+    /// Something has to be known of the image itself, and not only its origin or whether the pod may use it.
     pub facts: bool,
     /// What has to be proven of it.
     pub proofs: SmallVec<[&'a Proof; 2]>,
@@ -384,7 +419,15 @@ impl Opinion<'_> {
             Settled::Admit(basis) => *basis,
             Settled::Refuse(Why::Reference(_)) => Basis::Unreadable,
             Settled::Later(why, _) if why.is_busy() => Basis::Deadline,
-            Settled::Refuse(Why::Denied(_) | Why::NoDigest | Why::AddressLiteral | Why::Unmanaged { .. }) => Basis::NothingRequired,
+            Settled::Refuse(
+                Why::Denied(_)
+                | Why::NoDigest
+                | Why::AddressLiteral
+                | Why::Unmanaged { .. }
+                | Why::Excluded
+                | Why::SourceNotAllowed(_)
+                | Why::Unqualified(_),
+            ) => Basis::NothingRequired,
             Settled::Refuse(_) | Settled::Later(..) => Basis::Registry,
         }
     }

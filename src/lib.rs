@@ -24,6 +24,7 @@
 //! ```
 
 // ring 1: pure
+pub mod access;
 pub mod api;
 pub mod counts;
 pub mod debts;

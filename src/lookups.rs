@@ -18,6 +18,7 @@ mod health;
 mod inside;
 mod keys;
 mod origin;
+mod permit;
 mod prove;
 mod rooms;
 mod sources;
@@ -103,6 +104,7 @@ impl Lookups {
             source: Source::Known,
             listed: registry.is_some(),
             processor,
+            permit: None,
         })
     }
 
@@ -134,6 +136,7 @@ impl Lookups {
             source,
             listed,
             processor: asker.processor,
+            permit: None,
             evidence,
             proven: false,
             origin: Origin::Free,
@@ -229,6 +232,7 @@ impl Lookups {
                     source: Source::Known,
                     listed,
                     processor,
+                    permit: None,
                     evidence,
                     proven,
                     origin: Origin::Free,
@@ -276,7 +280,8 @@ impl Lookups {
     /// Flights in the air.
     #[must_use]
     pub fn aloft(&self) -> usize {
-        self.parts.resolves.aloft() + self.parts.judges.aloft() + self.parts.proofs.aloft() + self.parts.holds.aloft()
+        let facts = self.parts.resolves.aloft() + self.parts.judges.aloft() + self.parts.proofs.aloft();
+        facts + self.parts.holds.aloft() + self.parts.permissions.aloft()
     }
 
     /// The digest that a tag stands for now, for the leader's adoption.
@@ -416,6 +421,7 @@ impl Lookups {
         self.parts.judges.sweep();
         self.parts.proofs.sweep();
         self.parts.holds.sweep();
+        self.parts.permissions.sweep();
         let rules = self.parts.index.read().rules();
         self.parts.sources.keep(|name| rules.registries.contains_key(name));
     }
@@ -423,7 +429,8 @@ impl Lookups {
     /// Answers that are kept, and the bytes that they take.
     #[must_use]
     pub fn kept(&self) -> (usize, usize) {
-        let all = [self.parts.resolves.kept(), self.parts.judges.kept(), self.parts.proofs.kept(), self.parts.holds.kept()];
+        let Parts { resolves, judges, proofs, holds, permissions, .. } = &*self.parts;
+        let all = [resolves.kept(), judges.kept(), proofs.kept(), holds.kept(), permissions.kept()];
         (all.iter().map(|(count, _)| count).sum(), all.iter().map(|(_, bytes)| bytes).sum())
     }
 

@@ -68,6 +68,8 @@ pub enum Asked {
     Prove,
     /// Whether a registry holds a repository that is named at another.
     Holds,
+    /// Whether it is shown to whoever shows a pod's pull secrets.
+    Permit,
 }
 
 /// A question to a registry and its end.

@@ -73,7 +73,8 @@ pub fn rivals(priority: &[Arc<RegistryEntry>], image: &Reference, own: Option<&R
                 Some(prefix) => format!("{prefix}/{path}").into(),
                 None => path.into(),
             };
-            if registry.covers(&repository) {
+            // What may not be drawn from it is nobody's to be drawn instead.
+            if registry.covers(&repository) && !registry.excludes(&repository) {
                 all.push(Rival { registry: registry.clone(), repository });
             }
         }

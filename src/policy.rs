@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::{ParseExpressionError, Selector, SelectorExt as _};
 
 use crate::{
+    access::{AccessRules, Demand, Who},
     api::{self, Level, Mode, QuarantineProvider, Requirement},
     facts::Manifest,
     history::clip,
@@ -32,6 +33,8 @@ pub struct Policy {
     selector: Option<LabelSelector>,
     images: Vec<Pattern>,
     exclude: Vec<Pattern>,
+    allowed: Vec<Pattern>,
+    allowed_in_words: Arc<str>,
     deny: Vec<Deny>,
     denies_digests: bool,
     /// What it asks for.
@@ -87,6 +90,9 @@ pub enum Unreadable {
     /// Who is trusted, and what has to be signed.
     #[error("{0}")]
     Proof(ProofError),
+    /// Who may use it.
+    #[error("spec.access: {0}")]
+    Access(String),
     /// The endpoint.
     #[error("spec.endpoint: {0}")]
     Endpoint(String),
@@ -102,6 +108,16 @@ fn patterns(field: &'static str, texts: &[String]) -> Result<Vec<Pattern>, Unrea
     texts.iter().map(|text| Pattern::parse(text).map_err(|error| Unreadable::Pattern { field, why: error.to_string() })).collect()
 }
 
+pub(crate) fn path_patterns(field: &'static str, texts: &[String]) -> Result<Vec<Pattern>, Unreadable> {
+    texts.iter().map(|text| Pattern::parse_path(text).map_err(|error| Unreadable::Pattern { field, why: error.to_string() })).collect()
+}
+
+/// A label selector made ready; else what is wrong with it.
+pub(crate) fn selector(given: LabelSelector) -> Result<Selector, String> {
+    labels::check(&given)?;
+    Selector::try_from(given).map_err(|error: ParseExpressionError| error.to_string())
+}
+
 fn digests(field: &'static str, texts: &[String]) -> Result<Vec<Digest>, Unreadable> {
     let read = |text: &String| text.parse::<Digest>().map_err(|error| Unreadable::Digest { field, why: error.to_string() });
     texts.iter().map(read).collect()
@@ -113,11 +129,8 @@ impl TryFrom<&api::QuarantinePolicy> for Policy {
     fn try_from(object: &api::QuarantinePolicy) -> Result<Self, Unreadable> {
         let spec = &object.spec;
         let namespaces = match spec.matching.namespace_selector.clone() {
-            Some(selector) if selector.match_labels.is_some() || selector.match_expressions.is_some() => {
-                labels::check(&selector).map_err(Unreadable::Selector)?;
-                let selector =
-                    Selector::try_from(selector).map_err(|error: ParseExpressionError| Unreadable::Selector(error.to_string()))?;
-                Some(selector)
+            Some(given) if given.match_labels.is_some() || given.match_expressions.is_some() => {
+                Some(selector(given).map_err(Unreadable::Selector)?)
             }
             _ => None,
         };
@@ -152,6 +165,11 @@ impl TryFrom<&api::QuarantinePolicy> for Policy {
             namespaces,
             images: patterns("spec.match.images", &spec.matching.images)?,
             exclude: patterns("spec.match.excludeImages", &spec.matching.exclude_images)?,
+            allowed_in_words: allowed_in_words(spec.require.sources.as_ref()),
+            allowed: match &spec.require.sources {
+                Some(sources) => patterns("spec.require.sources.allowed", &sources.allowed)?,
+                None => Vec::new(),
+            },
             denies_digests: deny.iter().any(|rule| matches!(rule.what, Denied::Digest(_))),
             deny,
             proof: Arc::new(proof),
@@ -159,6 +177,17 @@ impl TryFrom<&api::QuarantinePolicy> for Policy {
             when_unknown: spec.when_unknown.clone(),
             when_revoked: spec.when_revoked,
         })
+    }
+}
+
+/// The first few of the sources that a policy allows.
+fn allowed_in_words(sources: Option<&api::RequireSources>) -> Arc<str> {
+    const SHOWN: usize = 4;
+    let allowed = sources.map_or(&[][..], |sources| &sources.allowed);
+    let shown = allowed.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match allowed.len().saturating_sub(SHOWN) {
+        0 => shown.into(),
+        more => format!("{shown} and {more} more").into(),
     }
 }
 
@@ -191,6 +220,19 @@ impl Policy {
     #[must_use]
     pub fn excludes_image(&self, name: &str) -> bool {
         self.exclude.iter().any(|pattern| pattern.matches(name))
+    }
+
+    /// Where images may come from, in words, if the one with this canonical name comes from elsewhere.
+    #[must_use]
+    pub fn elsewhere(&self, name: &str) -> Option<Arc<str>> {
+        let allowed = self.allowed.is_empty() || self.allowed.iter().any(|pattern| pattern.matches(name));
+        (!allowed).then(|| self.allowed_in_words.clone())
+    }
+
+    /// How much it weighs that an image is named without its registry.
+    #[must_use]
+    pub fn unqualified(&self) -> Level {
+        self.require.sources.as_ref().map_or(Level::Off, |sources| sources.unqualified)
     }
 
     /// The reason of the rule that denies this name, or this digest by itself.
@@ -242,6 +284,9 @@ pub struct RegistryEntry {
     /// The canonical hosts.
     pub hosts: Vec<String>,
     repositories: Vec<Pattern>,
+    exclude: Vec<Pattern>,
+    /// Who may use which of them.
+    pub access: AccessRules,
     /// How it is reached, and how much it may be asked.
     pub spec: api::RegistrySpec,
     /// Who keeps the flag.
@@ -303,13 +348,9 @@ impl TryFrom<&api::Registry> for RegistryEntry {
             release_error,
             name: object.metadata.name.clone().unwrap_or_default(),
             hosts,
-            repositories: spec
-                .repositories
-                .iter()
-                .map(|text| {
-                    Pattern::parse_path(text).map_err(|error| Unreadable::Pattern { field: "spec.repositories", why: error.to_string() })
-                })
-                .collect::<Result<_, _>>()?,
+            repositories: path_patterns("spec.repositories", &spec.repositories)?,
+            exclude: path_patterns("spec.exclude", &spec.exclude)?,
+            access: AccessRules::read(&spec.access)?,
             provider: spec.quarantine.provider,
             place: place(object.metadata.name.as_deref(), spec),
             processor: spec.quarantine.processor.clone(),
@@ -362,10 +403,29 @@ fn canonical_host(text: &str) -> Result<String, Unreadable> {
 }
 
 impl RegistryEntry {
+    /// Whether this repository may never be drawn from it.
+    #[must_use]
+    pub fn excludes(&self, repository: &str) -> bool {
+        self.exclude.iter().any(|pattern| pattern.matches(repository))
+    }
+
     /// Whether it speaks of this repository of one of its hosts.
     #[must_use]
     pub fn covers(&self, repository: &str) -> bool {
         self.repositories.is_empty() || self.repositories.iter().any(|pattern| pattern.matches(repository))
+    }
+
+    /// What has to be the case for a pod to use this repository.
+    #[must_use]
+    pub fn demand(&self, repository: &str, who: &Who<'_>) -> Demand {
+        if self.excludes(repository) {
+            return Demand::Impossible;
+        }
+        match self.access.demand(repository, who) {
+            // Such a registry shows the states of images to nobody without credentials.
+            Demand::Anonymous if self.provider == QuarantineProvider::AzureContainerRegistry => Demand::Nothing,
+            demand => demand,
+        }
     }
 
     /// Whether a pod that runs as this ServiceAccount is the quarantine processor's.

@@ -205,6 +205,19 @@ impl RegistryClient {
         self.ask(endpoint, credentials, &[pull(endpoint, repository)], async |question| resolve(&question, url, reference).await).await
     }
 
+    /// Whether whoever shows these is let at a manifest or index. Of what there is no word is said: a HEAD, whose end is the same whatever stands in the
+    /// way, and a GET only where the registry knows no HEAD at all.
+    pub async fn permits(
+        &self,
+        endpoint: &Endpoint,
+        credentials: &Credentials,
+        repository: &str,
+        reference: TagOrDigest<'_>,
+    ) -> Result<(), Failure> {
+        let url = manifest_url(endpoint, repository, reference)?;
+        self.ask(endpoint, credentials, &[pull(endpoint, repository)], async |question| permits(&question, url).await).await
+    }
+
     /// A manifest or index by its digest, its bytes hashed.
     pub async fn manifest(
         &self,
@@ -365,6 +378,16 @@ async fn resolve(question: &Question<'_>, url: Url, reference: TagOrDigest<'_>) 
             }
         }
     }
+}
+
+async fn permits(question: &Question<'_>, url: Url) -> Result<(), Failure> {
+    let mut ask = Ask { method: Method::HEAD, url, accept: ACCEPT, body: None, limit: MOST_BYTES };
+    let mut answer = question.answer(&ask).await?;
+    if matches!(answer.status.as_u16(), 405 | 501) {
+        ask.method = Method::GET;
+        answer = question.answer(&ask).await?;
+    }
+    if answer.status == StatusCode::OK { Ok(()) } else { Err(answer.failure()) }
 }
 
 async fn manifest(question: &Question<'_>, repository: &str, digest: &Digest) -> Result<ManifestAnswer, Failure> {

@@ -74,6 +74,13 @@ pub fn reason(why: &Why, subject: Option<&Subject>) -> String {
             "the index has more than the {MAX_CHILDREN} images that are held of one, and this policy denies some by digest: name the image for the node's platform by its own digest"
         ),
         Why::NoDigest => "the image is named by tag, and this policy wants a digest: write NAME@sha256:...".to_owned(),
+        Why::Excluded => {
+            "the Registry object of this registry excludes the repository, so that nothing of it is used from there. Use another image".to_owned()
+        }
+        Why::SourceNotAllowed(allowed) => format!("this policy admits images from {allowed}, and from nowhere else. Use one from there"),
+        Why::Unqualified(name) => {
+            format!("the image is named without its registry, and each node decides for itself which one that is: write {name}")
+        }
         Why::Held(facts) => held(facts, subject),
         Why::Unproven(unproven) => format!("{unproven}. Then try again"),
         Why::Unmanaged { listed: true } => {
@@ -130,6 +137,9 @@ pub fn short(why: &Why) -> String {
         Why::Denied(reason) => format!("denied: {reason}"),
         Why::IndexTooLarge => "its index has too many images to tell whether a denied one is among them".to_owned(),
         Why::NoDigest => "named by tag, not by digest".to_owned(),
+        Why::Excluded => "its repository is excluded".to_owned(),
+        Why::SourceNotAllowed(_) => "it comes from a source that is not allowed".to_owned(),
+        Why::Unqualified(name) => format!("named without its registry; write {name}"),
         Why::Held(facts) => format!("{} since {}", state(facts.state), second(facts.since)),
         Why::Unproven(unproven) => unproven.to_string(),
         Why::Unmanaged { .. } => "nobody keeps a quarantine flag for it".to_owned(),

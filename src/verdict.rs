@@ -10,7 +10,9 @@
 //! - a waiter whose own time ran out ([`Outcome::Busy`]) knows nothing, and nothing opens on it;
 //! - a host without a Registry object is never "unavailable": its author may own it.
 
+mod by_name;
 mod origin;
+mod permit;
 mod proven;
 
 use std::{sync::Arc, time::Duration};
@@ -18,8 +20,13 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 
 pub use self::proven::{Proven, outcome_why};
-use self::proven::{is_proven, with_proof};
+use self::{
+    by_name::{judge_by_name, warnings_by_name},
+    permit::{settle_withheld, withheld},
+    proven::{is_proven, with_proof},
+};
 use crate::{
+    access::Demand,
     api::{Allowance, Evidence, Level, Mode, Requirement, State},
     facts::{Block, Busy, BusyCause, Facts, Manifest, Outage, Outcome, is_within},
     image::{Digest, Reference, Subject},
@@ -45,6 +52,8 @@ pub struct Sight {
     pub listed: bool,
     /// The pod is the quarantine processor's of that Registry.
     pub processor: bool,
+    /// Whether the registry shows the image to whoever shows the pod's own pull secrets. None where nobody asked.
+    pub permit: Option<Outcome<()>>,
     /// What was found signed about it, or how the question for that ended. None where nobody asked.
     pub evidence: Option<Outcome<Arc<Evidence>>>,
     /// Whoever looked has found out, a moment ago, that it proves all that these rules ask for, without exceptions. False where that is yet to be judged.
@@ -54,20 +63,31 @@ pub struct Sight {
 }
 
 impl Sight {
-    /// What is at hand of an image of which no more has to be known than its name and its [origin](Self::origin).
+    /// Nothing is at hand but its name, and whether the pod may use the image.
     #[must_use]
-    pub fn of_name(listed: bool) -> Self {
+    pub const fn blind(permit: Option<Outcome<()>>, listed: bool, processor: bool) -> Self {
         Self {
             subject: None,
             certain: false,
             outcome: Outcome::Busy(Busy { cause: BusyCause::Deadline, retry_after: Duration::from_secs(1) }),
             last: None,
-            source: Source::Known,
+            source: Source::Asked,
             listed,
-            processor: false,
+            processor,
+            permit,
             evidence: None,
             proven: false,
             origin: Origin::Free,
+        }
+    }
+
+    /// Whether the pod may be told of it what is known.
+    #[must_use]
+    pub const fn is_shown(&self, demand: Demand) -> bool {
+        match demand {
+            Demand::Nothing | Demand::Anonymous => true,
+            Demand::PullSecret => matches!(self.permit, Some(Outcome::Found(()))),
+            Demand::Forbidden | Demand::Impossible => false,
         }
     }
 
@@ -148,6 +168,12 @@ pub enum Why {
     IndexTooLarge,
     /// The policy wants a digest, and the pod names none.
     NoDigest,
+    /// Its Registry excludes the repository.
+    Excluded,
+    /// It comes from elsewhere than the policy allows, which is this.
+    SourceNotAllowed(Arc<str>),
+    /// It is named without its registry; its whole name.
+    Unqualified(String),
     /// The image is in quarantine, or failed.
     Held(Arc<Facts>),
     /// Something has to be signed, and is not.
@@ -253,6 +279,10 @@ pub struct Case<'p, 'a> {
     pub namespace: &'a str,
     /// The image as the pod names it.
     pub image: &'a Reference,
+    /// The pod's author left it to its readers which registry it is in.
+    pub unqualified: bool,
+    /// What its Registry asks of the pod.
+    pub demand: Demand,
     /// The time.
     pub now: Timestamp,
     /// No policy whatever denies the digest of what is seen, or one inside it. False where nobody has looked.
@@ -261,6 +291,8 @@ pub struct Case<'p, 'a> {
     pub proven: Option<&'a Proven<'p>>,
     /// Other registries go before the one that it is named at, so that its name does not say enough to admit it.
     pub contested: bool,
+    /// Whoever reads the answer may see what those hold of it.
+    pub told: bool,
 }
 
 impl Case<'_, '_> {
@@ -277,52 +309,13 @@ impl Case<'_, '_> {
     }
 }
 
-/// What one policy makes of an image by its name alone: `None` when more must be known.
-fn judge_by_name(case: &Case<'_, '_>, listed: bool) -> Option<Verdict> {
-    if case.image.host_is_ip() && !listed {
-        return Some(Verdict::Refuse(Why::AddressLiteral));
-    }
-    if let Some(reason) = case.policy.denies(case.image) {
-        return Some(Verdict::Refuse(Why::Denied(reason.to_owned())));
-    }
-    if case.policy.require.digest == Level::Deny && lacks_digest(case) {
-        return Some(Verdict::Refuse(Why::NoDigest));
-    }
-    if !case.policy.needs_facts() && !case.contested {
-        return Some(Verdict::Admit(Basis::NothingRequired));
-    }
-    // Nobody keeps a flag at a host without a Registry object, so nothing that it could answer would help.
-    if !listed && case.policy.require.released == Level::Deny && case.policy.require.unmanaged == Allowance::Deny && !may_be_waived(case) {
-        return Some(Verdict::Refuse(Why::Unmanaged { listed }));
-    }
-    None
-}
-
-/// The policy wants a digest, or would like one, and the image is named without.
-fn lacks_digest(case: &Case<'_, '_>) -> bool {
-    case.policy.require.digest != Level::Off && case.image.digest().is_none() && !case.waived(Requirement::Digest, None)
-}
-
-/// What the name alone earns a warning for.
-fn warnings_by_name(case: &Case<'_, '_>) -> Vec<Why> {
-    if case.policy.require.digest == Level::Warn && lacks_digest(case) { vec![Why::NoDigest] } else { Vec::new() }
-}
-
-/// A quarantine is waived by digest, so a tag's has to be found out first; but only where some waiver speaks of this namespace.
-fn may_be_waived(case: &Case<'_, '_>) -> bool {
-    match case.image.digest() {
-        Some(_) => case.waived(Requirement::Released, None),
-        None => case.waivers.iter().any(|waiver| waiver.concerns(Requirement::Released, case.namespace, case.now)),
-    }
-}
-
 /// What one policy makes of one image of which its name does not say enough. Requirements at level Warn go to `warnings`.
 fn judge(case: &Case<'_, '_>, sight: &Sight, warnings: &mut Vec<Why>) -> Verdict {
-    if let Some(verdict) = denied_by_digest(case, sight) {
-        return verdict;
-    }
     if !case.policy.needs_facts() {
         return Verdict::Admit(Basis::NothingRequired);
+    }
+    if let Some(verdict) = denied_by_digest(case, sight) {
+        return verdict;
     }
     match case.policy.require.released {
         // Only a deny rule by digest asked for the facts.
@@ -488,8 +481,12 @@ fn settle(case: &Case<'_, '_>, verdict: Verdict, good: impl FnOnce() -> bool) ->
 /// After how long it is worth asking again about what nobody knows.
 const RETRY_UNKNOWN: Duration = Duration::from_secs(5);
 
-/// The image was good at the last look, and that look is young enough for the policy.
+/// The image was good at the last look, that look is young enough for the policy, and what else the pod has to show is shown.
 fn was_good(case: &Case<'_, '_>, sight: &Sight) -> bool {
+    sight.is_shown(case.demand) && was_released(case, sight) && is_proven(case, sight)
+}
+
+fn was_released(case: &Case<'_, '_>, sight: &Sight) -> bool {
     let Some((facts, seen)) = &sight.last else { return false };
     let good = match facts.state {
         State::Released => true,
@@ -524,12 +521,21 @@ impl<'p> Opinion<'p> {
     #[must_use]
     pub fn seen(case: &Case<'p, '_>, sight: &Sight) -> Self {
         let mut warnings = warnings_by_name(case);
-        let verdict = judge(case, sight, &mut warnings);
-        let settled = settle(case, verdict, || was_good(case, sight) && is_proven(case, sight));
-        let settled = match origin::verdict(sight) {
+        let withheld = withheld(case, sight);
+        let hidden = withheld.is_some();
+        let settled = match withheld {
+            Some(verdict) => {
+                warnings.clear();
+                settle_withheld(case, sight, verdict)
+            }
+            None => settle(case, judge(case, sight, &mut warnings), || was_good(case, sight)),
+        };
+        // Each not knowing opens by its own knob, and all have to.
+        let origin = origin::verdict(case, sight).map(|verdict| origin::named(settle(case, verdict, || origin::was_free(case, sight))));
+        let settled = match origin {
             None => settled,
-            // Each not knowing opens by its own knob, and both have to.
-            Some(verdict) => origin::named(settle(case, verdict, || origin::was_free(case, sight))).stricter(settled),
+            Some(origin) if hidden => settled.stricter(origin),
+            Some(origin) => origin.stricter(settled),
         };
         Self { policy: &case.policy.name, mode: case.policy.mode, settled, warnings }
     }
@@ -543,7 +549,9 @@ impl<'p> Opinion<'p> {
             // A name alone leaves nothing unknown.
             Verdict::Unknown(_) | Verdict::Busy(_) => return None,
         };
-        Some(Self { policy: &case.policy.name, mode: case.policy.mode, settled, warnings: warnings_by_name(case) })
+        let told = !matches!(settled, Settled::Refuse(Why::NotFoundOrNotPermitted));
+        let warnings = if told { warnings_by_name(case) } else { Vec::new() };
+        Some(Self { policy: &case.policy.name, mode: case.policy.mode, settled, warnings })
     }
 }
 

@@ -91,7 +91,28 @@ impl Wallet {
         }
     }
 
-    /// The same without asking anybody, for what is never refused.
+    /// What a pod itself has to show the registry of an image, whatever the Registry's own credentials are. Nothing where the installation does not read
+    /// pull secrets.
+    ///
+    /// # Errors
+    /// When the API server does not show them just now.
+    pub async fn of_pod(&self, image: &Reference, namespace: &str, pull_secrets: &[&str]) -> Result<Vec<Access>, NoAccess> {
+        let credentials = match (&self.keyring, &self.secrets) {
+            (Some(keyring), _) => keyring.lookup(image.name()),
+            (None, Some(secrets)) if self.pods => {
+                let found = secrets.pod_credentials(namespace, pull_secrets, image.name()).await;
+                let unread = |error: &&CredentialsError| matches!(error, CredentialsError::Unreadable { .. });
+                if let (true, Some(error)) = (found.credentials.is_empty(), found.unusable.iter().find(unread)) {
+                    return Err(NoAccess::Later(error.to_string()));
+                }
+                found.credentials
+            }
+            _ => Vec::new(),
+        };
+        Ok(credentials.into_iter().map(|credentials| access(credentials, Holder::Pod)).collect())
+    }
+
+    /// What to show the registry of an image, without asking anybody, for what is never refused.
     #[must_use]
     pub fn known(&self, registry: Option<&RegistryEntry>, image: &Reference) -> Access {
         if let Some(keyring) = &self.keyring {

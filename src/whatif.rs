@@ -121,7 +121,7 @@ pub struct Judged<'a> {
 /// Judges one image by what is written.
 #[must_use]
 pub fn judge<'a>(setting: &Setting<'a>, asked: Asked<'a>, records: &impl Records, now: Timestamp) -> Judged<'a> {
-    let spoken = setting.spoken(FieldPath::Text(asked.text), asked.text);
+    let spoken = setting.spoken_by(FieldPath::Text(asked.text), asked.text, asked.service_account);
     let Some(image) = spoken.wants() else {
         let subject = spoken.subjected.image.as_ref().ok().and_then(Reference::subject).or_else(|| asked.running.cloned());
         return Judged { subject, stands: stands(&setting.consider(spoken, None), None) };
@@ -144,6 +144,7 @@ pub fn judge<'a>(setting: &Setting<'a>, asked: Asked<'a>, records: &impl Records
         listed: registry.is_some(),
         processor: registry.is_some_and(|registry| registry.is_processor(asked.namespace, asked.service_account)),
         evidence: known.as_ref().and_then(|known| known.evidence.clone()).map(Outcome::Found),
+        permit: None,
         proven: false,
         origin: origin::recall(image, &spoken.rivals, |rival| records.held(rival)),
         subject,

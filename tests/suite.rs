@@ -37,6 +37,8 @@ mod reference;
 mod registry;
 #[path = "suite/rollout.rs"]
 mod rollout;
+#[path = "suite/sources.rs"]
+mod sources;
 
 #[path = "suite/lookups.rs"]
 mod lookups;

@@ -92,6 +92,7 @@ fn rejudge(world: &World) -> Duration {
             source: Source::Known,
             listed: true,
             processor: false,
+            permit: None,
             evidence: known.evidence.clone().map(Outcome::Found),
             proven: false,
             origin: lazaretto::origin::Origin::Free,

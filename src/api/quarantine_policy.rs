@@ -11,7 +11,7 @@ pub const MAX_POLICY_DEBTS: usize = 20;
 pub const MAX_WOULD_REFUSE: usize = 10;
 
 use super::{
-    Authority, Conditions, NAME_PATTERN, NAME_PATTERNS, NAME_PATTERNS_MESSAGE, RequireLife, RequireSbom, RequireSignatures,
+    Authority, Conditions, NAME_PATTERN, NAME_PATTERNS, NAME_PATTERNS_MESSAGE, RequireLife, RequireSbom, RequireSignatures, RequireSources,
     RequireVulnerabilities, ShortDuration,
 };
 
@@ -176,6 +176,9 @@ pub struct Require {
     pub unmanaged: Allowance,
     /// The pod names the image by digest. Off (the default), Warn or Deny.
     pub digest: Level,
+    /// Where the image may come from, by its name. Left out: anywhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sources: Option<RequireSources>,
     /// The image is signed. Left out: not asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signatures: Option<RequireSignatures>,
@@ -196,6 +199,7 @@ impl Default for Require {
             released: Level::Deny,
             unmanaged: Allowance::Deny,
             digest: Level::Off,
+            sources: None,
             signatures: None,
             sbom: None,
             vulnerabilities: None,

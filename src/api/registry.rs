@@ -6,7 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Authority, Conditions, PATH_PATTERNS, PATH_PATTERNS_MESSAGE, RequireSbom, RequireSignatures, RequireVulnerabilities, ShortDuration,
+    AccessRule, Authority, Conditions, PATH_PATTERNS, PATH_PATTERNS_MESSAGE, RequireSbom, RequireSignatures, RequireVulnerabilities,
+    ShortDuration,
 };
 
 /// A registry that this installation knows, how it is reached, and who keeps the quarantine flag for its images.
@@ -46,6 +47,19 @@ pub struct RegistrySpec {
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     #[x_kube(validation = Rule::new(PATH_PATTERNS).message(PATH_PATTERNS_MESSAGE))]
     pub repositories: Vec<String>,
+    /// Patterns of repositories, without the host, of which nothing may be used: `mirror/**`. Refused by name alone in every namespace of which a policy
+    /// speaks, whatever `whenUnknown` says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 255), regex(pattern = "^[a-z0-9._/*-]+$")))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    #[x_kube(validation = Rule::new(PATH_PATTERNS).message(PATH_PATTERNS_MESSAGE))]
+    pub exclude: Vec<String>,
+    /// Who may use which repositories. The first rule counts that speaks of a repository; where there are rules and none speaks of it, nobody may use it.
+    /// Left out or empty: everybody may, as far as policies let them. Whoever may not is told no more than of an image that is not there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub access: Vec<AccessRule>,
     /// Where Lazaretto reaches the registry when that is not `https://` and the host: an in-cluster address, say. Scheme, host and port only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 300), regex(pattern = "^https?://[^/?#@]+$"))]
@@ -90,6 +104,8 @@ impl Default for RegistrySpec {
         Self {
             hosts: Vec::new(),
             repositories: Vec::new(),
+            exclude: Vec::new(),
+            access: Vec::new(),
             endpoint: None,
             mirror: None,
             priority: false,

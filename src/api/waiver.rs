@@ -14,6 +14,8 @@ pub enum Requirement {
     Released,
     /// `require.digest`.
     Digest,
+    /// `require.sources`.
+    Sources,
     /// `require.signatures`.
     Signatures,
     /// `require.sbom`.
@@ -32,6 +34,7 @@ impl Requirement {
         match self {
             Self::Released => "Released",
             Self::Digest => "Digest",
+            Self::Sources => "Sources",
             Self::Signatures => "Signatures",
             Self::Sbom => "SBOM",
             Self::Vulnerabilities => "Vulnerabilities",

@@ -27,6 +27,7 @@ use self::{
 };
 use super::{Exit, cluster::ClusterArguments, input, output};
 use crate::{
+    access::Demand,
     api::ShortDuration,
     image::{Digest, Reference},
     judgement::{FieldPath, Scope, Setting, Spoken},
@@ -236,6 +237,7 @@ fn case<'a>(subject: &'a Subject, world: &'a World) -> Case<'a> {
     } else {
         world.labels(&subject.namespace).map_err(|why| (Verdict::Later, why)).map(|labels| {
             let setting = Setting::new(&world.rules, Scope::All, &subject.namespace, &labels, Timestamp::now());
+            let setting = setting.of_account(&subject.service_account);
             let spoken = subject.images.iter().map(|(path, text)| setting.spoken(FieldPath::Text(path), text)).collect();
             (setting, spoken)
         })
@@ -251,9 +253,12 @@ async fn hands(
     client: Option<&Client>,
 ) -> anyhow::Result<HashMap<Reference, Hand>> {
     let judged = cases.iter().filter_map(|case| case.judged.as_ref().ok());
-    let mut wanted: Vec<Reference> = judged.flat_map(|(_, spoken)| Spoken::wanted(spoken)).map(|want| want.image.clone()).collect();
-    wanted.sort_unstable();
-    wanted.dedup();
+    let mut wanted: BTreeMap<Reference, Demand> = BTreeMap::new();
+    for want in judged.flat_map(|(_, spoken)| Spoken::wanted(spoken)) {
+        // What is asked of one pod may not be asked of another; whoever need not prove it is not judged by the proof.
+        let held = wanted.entry(want.image.clone()).or_default();
+        *held = want.demand.max(*held);
+    }
     if wanted.is_empty() {
         return Ok(HashMap::new());
     }

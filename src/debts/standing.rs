@@ -50,6 +50,7 @@ impl Standing {
     ) -> Option<Self> {
         let (named, subject) = image.named.as_ref().zip(image.subject.as_ref())?;
         let registry = rules.registry_of(named);
+        let demand = setting.demand(registry, named, service_account);
         let policies = setting.policies_for(&Ok(named.clone()));
         let running = exact(subject);
         let (fell_at, asked) = match &found {
@@ -58,9 +59,10 @@ impl Standing {
             None => (None, false),
         };
         let rivals = if policies.is_empty() { Vec::new() } else { rules.rivals(named, registry) };
-        let contested = !rivals.is_empty();
+        let (contested, told) = (!rivals.is_empty(), setting.is_told(&rivals, service_account));
         let origin = origin::recall(&running, &rivals, held);
-        let unseen = contested.then(|| Sight { origin: origin.clone(), ..Sight::of_name(registry.is_some()) });
+        let unseen =
+            contested.then(|| Sight { origin: origin.clone(), ..Sight::blind(Some(Outcome::Found(())), registry.is_some(), false) });
         let sight = found.map(|found| Sight {
             evidence: match &found {
                 Finding::Known(known) => known.evidence.clone().map(Outcome::Found),
@@ -75,6 +77,8 @@ impl Standing {
             last: None,
             source: Source::Known,
             listed: registry.is_some(),
+            // It was asked of the pod when it was admitted; nobody asks again for what runs.
+            permit: Some(Outcome::Found(())),
             processor: registry.is_some_and(|registry| registry.is_processor(namespace, service_account)),
             proven: false,
             origin,
@@ -84,7 +88,7 @@ impl Standing {
         let mut first: Option<Why> = None;
         let (mut fell, mut quiet, mut judged) = (true, true, false);
         for policy in policies {
-            let case = Case { contested, ..setting.case(policy, &running) };
+            let case = Case { demand, contested, told, ..setting.case(policy, &running) };
             let opinion = match &sight {
                 Some(sight) => Some(Opinion::of(&case, sight)),
                 None => Opinion::by_name(&case, registry.is_some()),

@@ -160,6 +160,13 @@ fn split_domain(text: &str) -> (&str, &str) {
     }
 }
 
+/// Whether a text names its registry, and does not leave it to whoever reads it.
+#[must_use]
+pub fn names_registry(text: &str) -> bool {
+    // What is left of the text is part of it, where nothing but the first part was taken for the registry.
+    split_domain(text).1.len() < text.len()
+}
+
 fn is_domain(text: &str) -> bool {
     let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, port)) => {

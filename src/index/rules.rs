@@ -46,6 +46,12 @@ impl Rules {
         self.denied = self.policies.values().flat_map(|policy| policy.denied_digests()).cloned().collect();
     }
 
+    /// Whether some Registry says by the labels of namespaces who may use it.
+    #[must_use]
+    pub fn asks_labels(&self) -> bool {
+        self.registries.values().any(|registry| registry.access.asks_labels())
+    }
+
     /// What policies want to have proven of an image, in whatever namespace, and its Registry for a release.
     #[must_use]
     pub fn proofs_of(&self, subject: &Subject) -> Vec<&Proof> {

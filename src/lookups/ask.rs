@@ -13,8 +13,9 @@ use tokio::{sync::watch, time::Instant};
 use super::{
     Access, BOUNDS, Lives,
     evidence::About,
-    keys::{HoldsKey, JudgeKey, ProbeKey, ProveKey, ResolveKey, place},
+    keys::{HoldsKey, JudgeKey, PermitKey, ProbeKey, ProveKey, ResolveKey, place},
     origin::{MOST_FOUND, Repository},
+    permit::Permits,
     rooms::Rooms,
     sources::Sources,
     suffices,
@@ -59,6 +60,8 @@ pub(super) struct Parts {
     pub(super) holds: Flights<HoldsKey, Outcome<bool>>,
     /// Whether a repository was last found to be held, at whichever place, and when.
     pub(super) found_held: Mutex<Memory<Repository, (bool, Timestamp)>>,
+    pub(super) permissions: Flights<PermitKey, Outcome<()>>,
+    pub(super) permits: Permits,
     /// How much of evidence is held at once.
     pub(super) rooms: Rooms,
     pub(super) probes: Flights<ProbeKey, bool>,
@@ -100,6 +103,8 @@ impl Parts {
             proofs: Flights::new(BOUNDS),
             holds: Flights::new(BOUNDS),
             found_held: Mutex::new(Memory::new(MOST_FOUND)),
+            permissions: Flights::new(BOUNDS),
+            permits: Permits::default(),
             rooms: Rooms::default(),
             probes: Flights::new(BOUNDS),
             recovered: watch::channel(0).0,

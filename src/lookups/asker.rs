@@ -73,6 +73,8 @@ pub struct Lives {
     pub held: Duration,
     /// That it does not.
     pub free: Duration,
+    /// That an image is shown to whoever shows a pod's pull secrets: for so long it counts after the registry has another mind.
+    pub permit: Duration,
     /// An end that will not soon be another: absent, refused, blocked.
     pub no: Duration,
     /// An end that may be another in a moment: pending, unavailable.
@@ -86,6 +88,7 @@ impl Default for Lives {
             facts: Duration::from_secs(5),
             held: Duration::from_secs(600),
             free: Duration::from_secs(120),
+            permit: Duration::from_secs(600),
             no: Duration::from_secs(5),
             not_yet: Duration::from_secs(2),
         }

@@ -193,6 +193,7 @@ impl Parts {
                 !matches!(end, Outcome::Found(_)) && rules.registries.get(registry).is_some_and(|found| key.is_of(found))
             });
             self.judges.forget(|key, end| !matches!(end, Outcome::Found(_)) && there(key.subject.registry(), key.subject.repository()));
+            self.permissions.forget(|key, end| !matches!(end, Outcome::Found(())) && there(key.image.registry(), key.image.repository()));
             self.recovered.send_modify(|count| *count += 1);
         }
     }

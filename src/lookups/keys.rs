@@ -39,6 +39,29 @@ pub(super) struct JudgeKey {
     pub(super) record: bool,
 }
 
+/// Whether an image is shown to whoever shows this.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct PermitKey {
+    pub(super) image: Reference,
+    pub(super) access: CredentialIdentity,
+    /// Where it is asked, as [`place`] has it.
+    pub(super) place: u64,
+}
+
+/// Whether a repository is shown to whoever shows this.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct ShownKey {
+    name: Box<str>,
+    access: CredentialIdentity,
+    place: u64,
+}
+
+impl ShownKey {
+    pub(super) fn new(image: &Reference, access: CredentialIdentity, place: u64) -> Self {
+        Self { name: image.name().into(), access, place }
+    }
+}
+
 /// What is signed about a digest, for whoever shows this.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct ProveKey {
@@ -123,6 +146,18 @@ impl Weigh for Digest {
 impl Weigh for ResolveKey {
     fn weight(&self) -> usize {
         image(&self.image)
+    }
+}
+
+impl Weigh for PermitKey {
+    fn weight(&self) -> usize {
+        image(&self.image)
+    }
+}
+
+impl Weigh for () {
+    fn weight(&self) -> usize {
+        0
     }
 }
 

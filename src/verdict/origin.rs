@@ -8,10 +8,12 @@ use crate::{
 
 /// None where none goes before it. That one of them does not answer is never read as its not holding the repository; and that it does not let
 /// itself be asked about this one path opens by no knob, or whoever writes a pod could choose such a path.
-pub(super) fn verdict(sight: &Sight) -> Option<Verdict> {
+pub(super) fn verdict(case: &Case<'_, '_>, sight: &Sight) -> Option<Verdict> {
     let outcome = match &sight.origin {
         Origin::Free => return None,
-        Origin::Held(instead) => return Some(Verdict::Refuse(Why::Shadowed(instead.clone()))),
+        Origin::Held(instead) if case.told => return Some(Verdict::Refuse(Why::Shadowed(instead.clone()))),
+        // What is held inside is nothing to whoever may not see it there.
+        Origin::Held(_) => return Some(Verdict::Refuse(Why::NotFoundOrNotPermitted)),
         Origin::Open { outcome, .. } => outcome,
     };
     Some(match outcome {

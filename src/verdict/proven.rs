@@ -182,11 +182,15 @@ mod tests {
             source: Source::Asked,
             listed: true,
             processor: false,
+            permit: None,
             evidence,
             proven: false,
             origin: Origin::Free,
         };
-        let case = Case { policy, waivers: &[], namespace: "team", image: &image, now, undenied: true, proven: None, contested: false };
+        let (unqualified, demand, contested, told) = (false, crate::access::Demand::Nothing, false, true);
+        let (waivers, namespace): (&[&crate::policy::Waiver], _) = (&[], "team");
+        let case =
+            Case { policy, waivers, namespace, image: &image, unqualified, demand, now, undenied: true, proven: None, contested, told };
         Opinion::of(&case, &sight).settled
     }
 

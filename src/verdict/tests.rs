@@ -45,6 +45,7 @@ fn sight(outcome: Outcome<Facts>) -> Sight {
         source: Source::Asked,
         listed: true,
         processor: false,
+        permit: None,
         evidence: None,
         proven: false,
         origin: crate::origin::Origin::Free,
@@ -52,7 +53,8 @@ fn sight(outcome: Outcome<Facts>) -> Sight {
 }
 
 fn case<'p, 'a>(policy: &'p Policy, image: &'a Reference, waivers: &'a [&'a Waiver]) -> Case<'p, 'a> {
-    Case { policy, waivers, namespace: "team", image, now: now(), undenied: false, proven: None, contested: false }
+    let (unqualified, demand, contested, told) = (false, Demand::Nothing, false, true);
+    Case { policy, waivers, namespace: "team", image, unqualified, demand, now: now(), undenied: false, proven: None, contested, told }
 }
 
 fn settled(policy: &Policy, sight: &Sight) -> Settled {

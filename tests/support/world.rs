@@ -21,6 +21,9 @@ use tokio::time::Instant;
 
 use super::registry::FakeRegistry;
 
+/// The pull secrets of pods, by namespace and name: hosts and what is for them.
+type Pulls = Arc<Mutex<BTreeMap<(String, String), Value>>>;
+
 /// How long a review waits when the webhook's `timeoutSeconds` is 10, as the chart has it.
 pub const PATIENCE: Duration = Duration::from_millis(8_500);
 const SECRET: &str = "registries";
@@ -49,12 +52,13 @@ pub struct Listed<'a> {
     provider: QuarantineProvider,
     limits: Limits,
     shown: Option<(&'a str, &'a str)>,
+    access: Value,
 }
 
 impl<'a> Listed<'a> {
     /// For which nobody keeps a flag: what it answers well about is admitted.
     pub fn new(registry: &'a FakeRegistry) -> Self {
-        Self { registry, provider: QuarantineProvider::None, limits: Limits::default(), shown: None }
+        Self { registry, provider: QuarantineProvider::None, limits: Limits::default(), shown: None, access: json!([]) }
     }
 
     /// Who keeps the flag.
@@ -68,6 +72,13 @@ impl<'a> Listed<'a> {
     #[must_use]
     pub fn shown(mut self, user: &'a str, password: &'a str) -> Self {
         self.shown = Some((user, password));
+        self
+    }
+
+    /// Who may use which repositories.
+    #[must_use]
+    pub fn accessed(mut self, access: &Value) -> Self {
+        self.access = access.clone();
         self
     }
 
@@ -85,6 +96,9 @@ pub struct World {
     pub gate: Gate,
     /// The Secret with the Registries' credentials, by host.
     auths: Arc<Mutex<BTreeMap<String, Value>>>,
+    /// The API server.
+    client: kube::Client,
+    pulls: Pulls,
 }
 
 impl World {
@@ -97,19 +111,31 @@ impl World {
     pub fn through(when_unknown: WhenUnknown, options: ClientOptions) -> Self {
         let _first = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let (index, auths) = (SharedIndex::default(), Arc::<Mutex<BTreeMap<String, Value>>>::default());
-        let shown = auths.clone();
+        let pulls = Pulls::default();
+        let (shown, held) = (auths.clone(), pulls.clone());
         let client = kube::Client::new(
-            tower::service_fn(move |_: http::Request<kube::client::Body>| std::future::ready(Ok::<_, Infallible>(secret(&shown)))),
+            tower::service_fn(move |request: http::Request<kube::client::Body>| {
+                std::future::ready(Ok::<_, Infallible>(secret(&shown, &held, request.uri().path())))
+            }),
             "lazaretto-system",
         );
         let (metrics, _) = Metrics::new();
         let registries = Arc::new(RegistryClient::new(options).unwrap());
         let lookups = Arc::new(Lookups::new(registries, index.clone(), None, metrics.clone(), Lives::default()));
-        let wallet = Arc::new(Wallet::new(client, "lazaretto-system", false));
+        let wallet = Arc::new(Wallet::new(client.clone(), "lazaretto-system", false));
         let gate = Gate { index: index.clone(), lookups, wallet, client: None, excluded: ["kube-system".to_owned()].into(), metrics };
-        let world = Self { index, gate, auths };
+        let world = Self { index, gate, auths, client, pulls };
         world.set_knobs(when_unknown);
         world
+    }
+
+    /// Makes a pull secret, and reads those of pods from now on.
+    #[must_use]
+    pub fn with_pull_secret(mut self, namespace: &str, name: &str, host: &str, (user, password): (&str, &str)) -> Self {
+        let auths = json!({ host: { "username": user, "password": password } });
+        self.pulls.lock().insert((namespace.to_owned(), name.to_owned()), auths);
+        self.gate.wallet = Arc::new(Wallet::new(self.client.clone(), "lazaretto-system", true));
+        self
     }
 
     pub fn set_knobs(&self, when_unknown: WhenUnknown) {
@@ -132,6 +158,7 @@ impl World {
             self.auths.lock().insert(host.clone(), json!({ "username": user, "password": password }));
             spec.credentials = serde_json::from_value(json!({ "secretName": SECRET })).unwrap();
         }
+        spec.access = serde_json::from_value(listed.access.clone()).unwrap();
         let mut object = Registry::new(&host.replace([':', '.'], "-"), spec);
         object.status = serde_json::from_value(json!({
             "adoption": { "instant": "2026-01-01T00:00:00Z", "completed": "2026-01-01T00:01:00Z" },
@@ -166,17 +193,48 @@ impl World {
 
     /// Asks for a pod of a namespace, for no longer than this.
     pub async fn ask_from(&self, namespace: &str, image: &str, patience: Duration) -> Answer {
+        self.ask_as(&Asks { namespace, ..Asks::default() }, image, patience).await
+    }
+
+    /// Asks for a pod of somebody's.
+    pub async fn ask_as(&self, who: &Asks<'_>, image: &str, patience: Duration) -> Answer {
         let begun = Instant::now();
-        let body = admission_review(namespace, image);
+        let body = admission_review(who, image);
         let request = review::read_pods(&body).unwrap();
         let response = self.gate.review(&request, Scope::Enforce, begun + patience).await;
         Answer::read(&response.into_json(), begun.elapsed())
     }
 }
 
+/// Whose pod it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Asks<'a> {
+    pub namespace: &'a str,
+    pub account: &'a str,
+    pub pull_secrets: &'a [&'a str],
+}
+
+impl Default for Asks<'_> {
+    fn default() -> Self {
+        Self { namespace: "team", account: "default", pull_secrets: &[] }
+    }
+}
+
 /// The API server, as far as a wallet asks it.
-fn secret(auths: &Mutex<BTreeMap<String, Value>>) -> http::Response<kube::client::Body> {
-    let auths = json!({ "auths": auths.lock().clone() }).to_string();
+fn secret(auths: &Mutex<BTreeMap<String, Value>>, pulls: &Pulls, path: &str) -> http::Response<kube::client::Body> {
+    let parts: Vec<&str> = path.split('/').collect();
+    let auths = match parts[..] {
+        [.., "namespaces", "lazaretto-system", "secrets", SECRET] => json!(auths.lock().clone()),
+        [.., "namespaces", namespace, "secrets", name] => match pulls.lock().get(&(namespace.to_owned(), name.to_owned())) {
+            Some(auths) => auths.clone(),
+            None => {
+                let status = json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404 });
+                return http::Response::builder().status(404).body(status.to_string().into_bytes().into()).unwrap();
+            }
+        },
+        _ => panic!("nobody asks for {path}"),
+    };
+    let auths = json!({ "auths": auths }).to_string();
     let secret = json!({
         "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/dockerconfigjson",
         "metadata": { "name": SECRET, "namespace": "lazaretto-system" },
@@ -188,13 +246,15 @@ fn secret(auths: &Mutex<BTreeMap<String, Value>>) -> http::Response<kube::client
 const UID: &str = "5ad3aa3e-3e3d-4e5e-b9ad-7a0d1c2f3b4a";
 
 /// An AdmissionReview of a Deployment's pod, as the API server sends it.
-fn admission_review(namespace: &str, image: &str) -> Vec<u8> {
+fn admission_review(who: &Asks<'_>, image: &str) -> Vec<u8> {
+    let Asks { namespace, account, pull_secrets } = *who;
+    let pull_secrets: Vec<Value> = pull_secrets.iter().map(|name| json!({ "name": name })).collect();
     let pod = json!({
         "kind": "Pod", "apiVersion": "v1",
         "metadata": { "generateName": "web-5d4f-", "namespace": namespace, "creationTimestamp": null, "labels": { "app": "web" } },
         "spec": {
             "containers": [{ "name": "web", "image": image, "imagePullPolicy": "IfNotPresent" }],
-            "serviceAccountName": "default", "restartPolicy": "Always",
+            "serviceAccountName": account, "imagePullSecrets": pull_secrets, "restartPolicy": "Always",
         },
         "status": {},
     });
@@ -227,6 +287,7 @@ pub struct Answer {
     pub basis: String,
     /// The audit annotation `digest`.
     pub digest: Option<String>,
+    pub warnings: Vec<String>,
     pub took: Duration,
 }
 
@@ -244,6 +305,7 @@ impl Answer {
             retry_after: status["details"]["retryAfterSeconds"].as_u64(),
             basis: text(&response["auditAnnotations"]["basis"]),
             digest: response["auditAnnotations"]["digest"].as_str().map(str::to_owned),
+            warnings: response["warnings"].as_array().into_iter().flatten().map(text).collect(),
             took,
         }
     }

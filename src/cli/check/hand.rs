@@ -1,7 +1,12 @@
 //! What is at hand about each image: from files, from the cluster, from its registry. As [`crate::lookups`], it decides nothing; what it
 //! cannot tell is a [`Gap`], which no policy opens.
 
-use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use futures::{StreamExt as _, stream};
@@ -11,6 +16,7 @@ use tokio::time::Instant;
 
 use super::world::World;
 use crate::{
+    access::Demand,
     api::{Evidence, QuarantineProvider, State},
     cli::{input, output},
     facts::{Busy, BusyCause, Outcome},
@@ -25,6 +31,7 @@ use crate::{
     proof::Proof,
     registry::{ClientOptions, Proxies, RegistryClient},
     verdict::{Sight, Source},
+    wallet::anonymous,
 };
 
 /// Images that are asked about at once.
@@ -47,6 +54,8 @@ pub(super) enum Gap {
     Records,
     /// The registry wants credentials, or others.
     Credentials,
+    /// Nobody asked whether the registry shows it to the pod's pull secrets.
+    Permit,
     /// The registry had no time to answer.
     Time,
     /// Nobody was asked whether a registry that goes before the image's own holds its repository.
@@ -66,6 +75,9 @@ impl std::fmt::Display for Gap {
                 "a registry that goes before this one was not asked whether it holds a repository of this name: give --registries",
             ),
             Self::Records => f.write_str("Lazaretto itself keeps the quarantine flag of this registry: give --facts or --cluster"),
+            Self::Permit => f.write_str(
+                "its Registry wants to have it proven by the pod's pull secrets: give them with --registries and --docker-config, or --docker-login",
+            ),
             Self::Time => f.write_str("the registry did not answer in time: try again, or give it longer with --timeout"),
             Self::Credentials => {
                 f.write_str("the registry does not show it with these credentials: give --docker-config, or --docker-login")
@@ -100,6 +112,20 @@ impl Asking {
         Ok(Self { lookups, keyring, deadline: Instant::now() + patience })
     }
 
+    /// Whether the registry shows an image to whoever shows what stands for the pod's pull secrets; none where there is nothing to show.
+    async fn permit(&self, image: &Reference, registry: &Arc<RegistryEntry>) -> Option<Outcome<()>> {
+        let own = |credentials: Credentials| Access {
+            identity: credentials.identity(Holder::Pod),
+            credentials: Arc::new(credentials),
+            own: false,
+        };
+        let shown: Vec<Access> = self.keyring.lookup(image.name()).into_iter().filter(|found| !found.is_anonymous()).map(own).collect();
+        if shown.is_empty() {
+            return None;
+        }
+        Some(self.lookups.permit(image, registry, Ok(shown), "", self.deadline).await)
+    }
+
     fn access(&self, image: &Reference) -> Access {
         let credentials = self.keyring.lookup(image.name()).into_iter().next().unwrap_or_default();
         Access { identity: credentials.identity(Holder::Registry), credentials: Arc::new(credentials), own: true }
@@ -125,8 +151,8 @@ impl Asking {
         (Some(subject), outcome.unwrap_or(Outcome::Absent))
     }
 
-    async fn see(&self, image: &Reference, world: &World) -> (Sight, Arc<Credentials>) {
-        let access = self.access(image);
+    async fn see(&self, image: &Reference, world: &World, demand: Demand) -> (Sight, Arc<Credentials>) {
+        let access = if demand == Demand::Anonymous { anonymous() } else { self.access(image) };
         let credentials = access.credentials.clone();
         let proofs = world.rules.proofs_for(image.name());
         let asker = Asker {
@@ -171,10 +197,25 @@ pub(in crate::cli) fn docker_config(path: &Path) -> anyhow::Result<Keyring> {
 }
 
 /// What is at hand about each of these images.
-pub(super) async fn gather(images: Vec<Reference>, world: &World, asking: Option<&Asking>, cluster: bool) -> HashMap<Reference, Hand> {
+pub(super) async fn gather(
+    images: BTreeMap<Reference, Demand>,
+    world: &World,
+    asking: Option<&Asking>,
+    cluster: bool,
+) -> HashMap<Reference, Hand> {
     stream::iter(images)
-        .map(|image| async move {
-            let hand = with_origin(at_hand(&image, world, asking, cluster).await, &image, world, asking).await;
+        .map(|(image, demand)| async move {
+            let mut hand = at_hand(&image, demand, world, asking, cluster).await;
+            if let (Demand::PullSecret, Some(registry)) = (demand, world.rules.registry_of(&image)) {
+                hand.sight.permit = match asking {
+                    Some(asking) => asking.permit(&image, registry).await,
+                    None => None,
+                };
+                if hand.sight.permit.is_none() {
+                    hand.gap = Some(Gap::Permit);
+                }
+            }
+            let hand = with_origin(hand, &image, world, asking).await;
             (image, hand)
         })
         .buffer_unordered(AT_ONCE)
@@ -205,7 +246,7 @@ async fn with_origin(mut hand: Hand, image: &Reference, world: &World, asking: O
     hand
 }
 
-async fn at_hand(image: &Reference, world: &World, asking: Option<&Asking>, cluster: bool) -> Hand {
+async fn at_hand(image: &Reference, demand: Demand, world: &World, asking: Option<&Asking>, cluster: bool) -> Hand {
     let listed = world.rules.registry_of(image).is_some();
     let hand = |subject, outcome, last, gap| Hand {
         sight: Sight {
@@ -216,6 +257,7 @@ async fn at_hand(image: &Reference, world: &World, asking: Option<&Asking>, clus
             source: Source::Known,
             listed,
             processor: false,
+            permit: None,
             evidence: None,
             proven: false,
             origin: Origin::Free,
@@ -235,7 +277,7 @@ async fn at_hand(image: &Reference, world: &World, asking: Option<&Asking>, clus
     }
     if let Some(asking) = asking {
         let asked = subject.as_ref().map_or_else(|| image.clone(), Reference::from);
-        let (sight, credentials) = asking.see(&asked, world).await;
+        let (sight, credentials) = asking.see(&asked, world, demand).await;
         if let Some(subject) = &sight.subject
             && let Some(given) = world.given.image(subject)
         {
@@ -291,6 +333,7 @@ mod tests {
             source: Source::Asked,
             listed: true,
             processor: false,
+            permit: None,
             evidence: None,
             proven: false,
             origin: Origin::Free,

@@ -8,7 +8,10 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node};
+use k8s_openapi::{
+    api::core::v1::{ConfigMap, Namespace, Node},
+    apimachinery::pkg::apis::meta::v1::LabelSelector,
+};
 use kube::{Api, Client, Resource};
 use parking_lot::RwLock;
 use serde::{Serialize, de::DeserializeOwned};
@@ -186,7 +189,7 @@ pub(in crate::cli) struct World {
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// Labels from the command line, for every namespace.
     extra: BTreeMap<String, String>,
-    /// A policy that chooses namespaces by more than their name.
+    /// A policy or Registry that chooses namespaces by more than their name.
     choosy: Option<String>,
 }
 
@@ -226,7 +229,13 @@ impl World {
             let metadata = kube::core::ObjectMeta { name: Some(at.to_string()), ..status.metadata.clone() };
             given.apply_image(&ImageStatus { metadata, ..status }, Timestamp::now());
         }
-        let choosy = written.policies.values().find(|policy| asks_labels(policy)).and_then(|policy| policy.metadata.name.clone());
+        let by_policy = written.policies.iter().find(|(_, policy)| asks_labels(policy.spec.matching.namespace_selector.as_ref()));
+        let by_registry = written.registries.iter().find(|(_, registry)| {
+            let allowed = registry.spec.access.iter().filter_map(|rule| rule.allow.as_ref());
+            allowed.into_iter().any(|allow| asks_labels(allow.namespace_selector.as_ref()))
+        });
+        let choosy = by_policy.map(|(name, _)| format!("policy {name}"));
+        let choosy = choosy.or_else(|| by_registry.map(|(name, _)| format!("registry {name}")));
         let rules = index.rules();
         Ok(Self { index: Arc::new(RwLock::new(index)), rules, given, tags, namespaces: written.namespaces, extra, choosy })
     }
@@ -259,9 +268,9 @@ impl World {
     /// The labels of a namespace; `Err` with a sentence when they are not known and matter.
     pub(in crate::cli) fn labels(&self, namespace: &str) -> Result<BTreeMap<String, String>, String> {
         let held = self.namespaces.get(namespace);
-        if let Some(policy) = self.choosy.as_ref().filter(|_| held.is_none() && self.extra.is_empty()) {
+        if let Some(choosy) = self.choosy.as_ref().filter(|_| held.is_none() && self.extra.is_empty()) {
             return Err(format!(
-                "policy {policy} chooses namespaces by their labels, and those of {namespace} are not known: give --namespace-label, its Namespace in --policy, or --cluster"
+                "{choosy} chooses namespaces by their labels, and those of {namespace} are not known: give --namespace-label, its Namespace in --policy, or --cluster"
             ));
         }
         let mut labels = held.cloned().unwrap_or_default();
@@ -271,9 +280,9 @@ impl World {
     }
 }
 
-/// Whether a policy chooses namespaces by labels that do not follow from their name.
-fn asks_labels(policy: &QuarantinePolicy) -> bool {
-    let Some(selector) = &policy.spec.matching.namespace_selector else { return false };
+/// Whether a selector chooses namespaces by labels that do not follow from their name.
+fn asks_labels(selector: Option<&LabelSelector>) -> bool {
+    let Some(selector) = selector else { return false };
     let mut keys = selector.match_labels.iter().flat_map(BTreeMap::keys);
     let mut expressions = selector.match_expressions.iter().flatten().map(|expression| &expression.key);
     keys.any(|key| key != NAME_LABEL) || expressions.any(|key| key != NAME_LABEL)

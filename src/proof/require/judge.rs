@@ -162,7 +162,7 @@ impl Proof {
             Requirement::Sbom => self.sbom.as_ref().map_or(Ok(()), |wanted| wanted.judge(part)),
             Requirement::Vulnerabilities => self.vulnerabilities.as_ref().map_or(Ok(()), |wanted| wanted.judge(part, exceptions, now)),
             Requirement::EndOfLife => self.life.map_or(Ok(()), |grace| alive(part, grace, now)),
-            Requirement::Released | Requirement::Digest => Ok(()),
+            Requirement::Released | Requirement::Digest | Requirement::Sources => Ok(()),
         }
     }
 }

@@ -36,6 +36,9 @@ pub struct TokenServer {
     pub expires_in: Option<u64>,
     /// The scope of the challenge when it is not the true one.
     pub challenged_scope: Option<String>,
+    /// Who gets a token for which repositories, by what their names begin with; nobody's name is everybody. Without any, whoever gets a token gets
+    /// it for whatever was asked; with some, everybody gets a token, and it is good for no more than this.
+    pub rights: Vec<(Option<String>, String)>,
     /// The challenge for one who shows a bad token is `Basic`, as with Harbor.
     pub basic_for_bad_tokens: bool,
 }
@@ -50,6 +53,7 @@ impl Default for TokenServer {
             grants: true,
             expires_in: Some(300),
             challenged_scope: None,
+            rights: Vec::new(),
             basic_for_bad_tokens: false,
         }
     }
@@ -58,6 +62,20 @@ impl Default for TokenServer {
 impl TokenServer {
     pub fn for_user(user: &str, password: &str) -> Self {
         Self { users: HashMap::from([(user.to_owned(), password.to_owned())]), ..Self::default() }
+    }
+
+    /// What begins so is for everybody, with `None`, or for a user.
+    #[must_use]
+    pub fn right(mut self, user: Option<&str>, begins: &str) -> Self {
+        self.rights.push((user.map(str::to_owned), begins.to_owned()));
+        self
+    }
+
+    fn grants(&self, user: Option<&str>, scope: &str) -> bool {
+        let repository = scope.split(':').nth(1).unwrap_or_default();
+        let may =
+            |(who, begins): &(Option<String>, String)| (who.is_none() || who.as_deref() == user) && repository.starts_with(begins.as_str());
+        self.grants && (self.rights.is_empty() || self.rights.iter().any(may))
     }
 }
 
@@ -121,6 +139,7 @@ impl Door {
             let shown = request.basic();
             let as_password = shown.as_ref().is_some_and(|(_, password)| Some(password) == server.refresh_token.as_ref());
             (server.users.is_empty() && server.refresh_token.is_none())
+                || (shown.is_none() && !server.rights.is_empty())
                 || as_password
                 || shown.is_some_and(|(user, password)| server.users.get(&user) == Some(&password))
         };
@@ -133,7 +152,8 @@ impl Door {
         if let Some(seconds) = server.expires_in {
             body["expires_in"] = seconds.into();
         }
-        let granted = if server.grants { scopes } else { Vec::new() };
+        let user = request.basic().map(|(user, _)| user);
+        let granted = scopes.into_iter().filter(|scope| server.grants(user.as_deref(), scope)).collect();
         self.tokens.insert(token, granted);
         respond(200, &[("content-type", "application/json".to_owned())], body.to_string())
     }
