@@ -11,7 +11,10 @@ use std::{
 
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use lazaretto::{
+    api::{QuarantinePolicy, Registry},
     image::{Digest, Reference, Subject, read},
+    index::Index,
+    judgement::{self, Answer, FieldPath, Scope, Setting},
     keyring::{Holder, Keyring},
     pattern::Pattern,
     pod, proof, review,
@@ -153,6 +156,53 @@ fn patterns() {
                     assert_eq!(Reference::parse(&text).map(|reference| reference.name().to_owned()), Ok(text.clone()));
                 }
             }
+        }
+    });
+}
+
+fn named<T: serde::de::DeserializeOwned>(kind: &str, spec: &serde_json::Value) -> T {
+    let object = serde_json::json!({ "apiVersion": "lazaretto.dev/v1alpha1", "kind": kind, "metadata": { "name": "x" }, "spec": spec });
+    serde_json::from_value(object).unwrap()
+}
+
+/// Whatever a node would take a text for, no spelling gets an image past the rules about where it comes from and who may use it.
+#[test]
+fn sources_and_access() {
+    let mut index = Index::default();
+    let sources = serde_json::json!({ "released": "Off", "sources": { "allowed": ["registry.corp/**", "[fd00::5]:5000/**"], "unqualified": "Deny" } });
+    index.apply_policy(&named::<QuarantinePolicy>("QuarantinePolicy", &serde_json::json!({ "require": sources })));
+    let access = serde_json::json!({
+        "hosts": ["registry.corp", "[fd00::5]:5000"], "exclude": ["library/old/**"],
+        "access": [{ "paths": ["library/**"], "anonymous": true }, { "paths": ["coolteam/**"], "allow": { "namespaces": ["coolteam"] } }],
+    });
+    index.apply_registry(&named::<Registry>("Registry", &access));
+    assert!(index.unreadable().is_empty());
+    let (rules, labels) = (index.rules(), BTreeMap::new());
+    let pinned = format!("registry.corp/coolteam/app:1@sha256:{HEX}");
+    let corpus = [
+        "registry.corp/library/base:1",
+        "registry.corp/library/old/base",
+        "registry.corp/library/../coolteam/app",
+        "REGISTRY.corp:443/coolteam//app",
+        "[fd00::5]:5000/coolteam/app",
+        "docker.io/library/nginx",
+        "nginx",
+        &pinned,
+    ];
+    let pieces: Vec<&str> = NAME_PIECES.into_iter().chain(["registry.corp", "coolteam", "library", "old", "Registry"]).collect();
+    fuzz("sources and access", &corpus, &pieces, |input| {
+        let text = text(input);
+        let setting = Setting::new(&rules, Scope::Enforce, "other", &labels, jiff::Timestamp::UNIX_EPOCH);
+        let spoken = setting.spoken(FieldPath::Text("image"), &text);
+        assert!(spoken.wants().is_none(), "the name decides");
+        let admitted = judgement::conclude(&setting.consider_all(vec![spoken], |_| None)).answer == Answer::Admit;
+        if admitted {
+            // As a node reads it, which knows nothing of canonical names.
+            let node = read(&text).unwrap();
+            let domain = node.domain.to_ascii_lowercase();
+            assert!(["registry.corp", "registry.corp:443", "[fd00::5]:5000"].contains(&&*domain), "{domain}");
+            assert!(node.path.starts_with("library/") && !node.path.starts_with("library/old/"), "{}", node.path);
+            assert!(!node.path.contains("..") && !node.path.contains("//"), "{}", node.path);
         }
     });
 }

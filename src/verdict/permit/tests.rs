@@ -53,11 +53,11 @@ fn unproven() -> Vec<Option<Outcome<()>>> {
     ends.into_iter().map(Some).chain([None]).collect()
 }
 
-/// How the look at an image ended, and what was known before.
-type Written = (Outcome<Arc<Facts>>, Option<(Arc<Facts>, Timestamp)>);
+/// How the question about an image ended, and what was known of it before.
+type Known = (Outcome<Arc<Facts>>, Option<(Arc<Facts>, Timestamp)>);
 
 /// What one may know of an image: nothing, and everything that makes others admit or refuse it.
-fn known() -> Vec<Written> {
+fn known() -> Vec<Known> {
     let last = Some((facts(State::Released), Timestamp::UNIX_EPOCH));
     vec![
         (Outcome::Absent, None),
@@ -70,7 +70,7 @@ fn known() -> Vec<Written> {
     ]
 }
 
-fn opinion(policy: &Policy, demand: Demand, permit: Option<Outcome<()>>, (outcome, last): Written) -> Opinion<'_> {
+fn opinion(policy: &Policy, demand: Demand, permit: Option<Outcome<()>>, (outcome, last): Known) -> Opinion<'_> {
     let image = Reference::parse("registry.corp/team/app:1").unwrap();
     let (listed, processor, source, evidence) = (true, true, Source::Known, None);
     let sight = Sight {

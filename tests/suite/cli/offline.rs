@@ -191,3 +191,50 @@ async fn standard_input_is_bounded() {
     let ended = desk.run_with(&["check", "-", "--policy=policy.yaml"], &endless).await;
     assert_eq!((ended.code, ended.err.as_str()), (2, "lazaretto: standard input has more than 16 MiB\n"));
 }
+
+/// Whose pod it is decides, and what has to be proven is not known from files.
+#[tokio::test]
+async fn where_an_image_comes_from_and_who_may_use_it_is_judged() {
+    let desk = Desk::new();
+    let spec = json!({
+        "hosts": ["registry.corp"], "exclude": ["old/**"],
+        "access": [
+            {"paths": ["team/**"], "allow": {"namespaces": ["team"], "serviceAccounts": [{"namespace": "ci", "name": "runner"}]}},
+            {"paths": ["gold/**"], "allow": {"namespaceSelector": {"matchLabels": {"tier": "gold"}}}},
+            {"paths": ["proven/**"], "prove": "PullSecret"},
+        ],
+    });
+    let sources = json!({"allowed": ["registry.corp/**"], "unqualified": "Deny"});
+    desk.put("policy.yaml", &[registry("corp", &spec), policy("baseline", &json!({"require": {"released": "Off", "sources": sources}}))]);
+    for (image, arguments, code, reason) in [
+        ("registry.corp/old/app", &["--namespace=team", "--namespace-label=a=b"][..], 1, "excludes the repository"),
+        (
+            "other.corp/app",
+            &["--namespace=team", "--namespace-label=a=b"],
+            1,
+            "this policy admits images from registry.corp/**, and from nowhere else",
+        ),
+        ("nginx", &["--namespace=team", "--namespace-label=a=b"], 1, "write docker.io/library/nginx"),
+        ("registry.corp/team/app", &["--namespace=team", "--namespace-label=a=b"], 0, "asks for nothing more"),
+        (
+            "registry.corp/team/app",
+            &["--namespace=other", "--namespace-label=a=b"],
+            1,
+            "the image was not found, or Lazaretto is not permitted",
+        ),
+        ("registry.corp/team/app", &["--namespace=ci", "--service-account=runner", "--namespace-label=a=b"], 0, "asks for nothing more"),
+        ("registry.corp/gold/app", &["--namespace=other", "--namespace-label=tier=gold"], 0, "asks for nothing more"),
+        ("registry.corp/gold/app", &["--namespace=other"], 3, "registry corp chooses namespaces by their labels"),
+        (
+            "registry.corp/proven/app",
+            &["--namespace=team", "--namespace-label=a=b"],
+            3,
+            "wants to have it proven by the pod's pull secrets",
+        ),
+    ] {
+        let image = format!("--image={image}");
+        let ended = desk.run(&[&["check", "--policy=policy.yaml", "--output=json", &image], arguments].concat()).await;
+        assert_eq!(ended.code, code, "{image} {arguments:?}: {}{}", ended.out, ended.err);
+        assert!(ended.out.contains(reason), "{image} {arguments:?}: {}", ended.out);
+    }
+}
