@@ -52,11 +52,11 @@ pub(super) struct Due {
     takes: Option<Proof>,
 }
 
-/// When an image is looked at again, and when it was looked at first.
+/// When an image is looked at again, and since when it waits, where it does.
 #[derive(Clone, Copy, Debug)]
 struct Look {
     next: Instant,
-    first: Instant,
+    since: Option<Instant>,
 }
 
 impl Due {
@@ -74,9 +74,9 @@ impl Due {
 
     /// Somebody may sign at any time, and most often does so soon: the longer it has waited, the later it is looked at again.
     fn looked(&mut self, subject: Subject, now: Instant, waits: bool) {
-        let first = self.looks.get(&subject).map_or(now, |look| look.first);
-        let wait = if waits { (now.duration_since(first) / 10).clamp(SOON, LATE) } else { REGULARLY };
-        self.looks.insert(subject, Look { next: now + wait, first });
+        let since = waits.then(|| self.looks.get(&subject).and_then(|look| look.since).unwrap_or(now));
+        let wait = since.map_or(REGULARLY, |since| (now.duration_since(since) / 10).clamp(SOON, LATE));
+        self.looks.insert(subject, Look { next: now + wait, since });
     }
 }
 
@@ -102,7 +102,9 @@ pub(super) async fn look(term: &Term, entry: &Arc<RegistryEntry>, access: &Acces
     all.truncate(MOST_LOOKS);
     let looks = all.into_iter().map(|(subject, known)| async move {
         let why = one(term, entry, access, &subject, &known).await;
-        (subject, waits(entry, &known), why)
+        // One that was let go may wait again by now, and the other way round.
+        let now = term.operator.index.read().image(&subject).unwrap_or(known);
+        (subject, waits(entry, &now), why)
     });
     let ends: Vec<_> = stream::iter(looks).buffer_unordered(AT_ONCE).collect().await;
     let mut exceptions = Vec::new();
@@ -268,6 +270,20 @@ mod tests {
             observed_at: Timestamp::UNIX_EPOCH,
             manifest: Manifest::default(),
         }
+    }
+
+    /// Whoever has just lost a proof mends that soon, however long it held.
+    #[tokio::test(start_paused = true)]
+    async fn what_begins_to_wait_is_looked_at_soon_and_what_has_waited_long_less_often() {
+        let subject: Subject = format!("registry.corp/team/app@sha256:{}", "a".repeat(64)).parse().unwrap();
+        let (mut due, begun) = (Due::default(), Instant::now());
+        let mut next = |after: u64, waits: bool| {
+            let now = begun + Duration::from_secs(after);
+            due.looked(subject.clone(), now, waits);
+            (due.looks[&subject].next - now).as_secs()
+        };
+        assert_eq!([next(0, true), next(100, true), next(100_000, true)], [5, 10, 600]);
+        assert_eq!([next(100_001, false), next(200_000, true), next(200_100, true)], [3_600, 5, 10]);
     }
 
     /// What becomes of it: the state, its reason, its details.
