@@ -284,6 +284,8 @@ async fn at_hand(image: &Reference, demand: Demand, world: &World, asking: Optio
             return known(subject.clone(), &given);
         }
         let gap = gap_of(&sight, &credentials, world.rules.registry_of(image).map(AsRef::as_ref), cluster);
+        // What is to be shown to everybody is shown no credentials, whatever are given.
+        let gap = gap.filter(|gap| demand != Demand::Anonymous || *gap != Gap::Credentials);
         let sight = if gap.is_some() { Sight { outcome: Outcome::Busy(NOT_ASKED), ..sight } } else { sight };
         return Hand { sight, gap };
     }

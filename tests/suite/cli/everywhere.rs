@@ -306,3 +306,40 @@ async fn the_same_where_the_registry_keeps_the_flag() {
     assert_eq!(desk.run(&["check", "--cluster", "--image", &acr.pinned("app", &held)]).await.code, 1);
     assert!(acr.asked().iter().all(|asked| matches!(asked.method.as_str(), "GET" | "HEAD" | "POST")), "{:?}", acr.asked());
 }
+
+/// The credentials that are given stand for the pod's pull secrets; what is free to all is asked without any.
+#[tokio::test]
+async fn a_pods_pull_secret_is_proven_by_those_that_are_given() {
+    let desk = Desk::new();
+    let server = TokenServer::for_user("coolteam", "gull").right(None, "library/").right(Some("coolteam"), "coolteam/");
+    let fake = FakeRegistry::builder().access(Access::Bearer(server)).start().await;
+    for repository in ["library/base", "coolteam/app"] {
+        fake.push_image(repository, "1", repository);
+    }
+    let mut object = listed(&fake, "None");
+    object["spec"]["access"] = json!([
+        {"paths": ["library/**", "coolteam/free"], "anonymous": true}, {"paths": ["coolteam/**"], "prove": "PullSecret"},
+    ]);
+    desk.put("policy.yaml", &[object, policy("baseline", &json!({"require": {"unmanaged": "Allow"}}))]);
+    let config = |name: &str, password: &str| {
+        let config = json!({"auths": {"registry.corp": {"username": "coolteam", "password": password}}});
+        fs::write(desk.path().join(name), config.to_string()).unwrap();
+    };
+    config("good.json", "gull");
+    config("bad.json", "albatross");
+    let (good, bad) = (&["--docker-config=good.json"][..], &["--docker-config=bad.json"][..]);
+    for (image, credentials, code, reason) in [
+        ("library/base", &[][..], 0, ""),
+        ("library/base", bad, 0, ""),
+        ("coolteam/free", good, 1, "the image was not found, or Lazaretto is not permitted to see it"),
+        ("coolteam/app", good, 0, ""),
+        ("coolteam/app", bad, 1, "the image was not found, or Lazaretto is not permitted to see it"),
+        ("coolteam/none", bad, 1, "the image was not found, or Lazaretto is not permitted to see it"),
+        ("coolteam/app", &[], 3, "wants to have it proven by the pod's pull secrets"),
+    ] {
+        let image = format!("--image=registry.corp/{image}:1");
+        let ended = desk.run(&[&["check", "--policy=policy.yaml", "--registries", &image], credentials].concat()).await;
+        assert_eq!(ended.code, code, "{image} {credentials:?}: {}{}", ended.out, ended.err);
+        assert!(ended.out.contains(reason), "{image} {credentials:?}: {}", ended.out);
+    }
+}
