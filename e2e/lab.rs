@@ -14,6 +14,7 @@ pub mod install;
 pub mod process;
 pub mod registry;
 pub mod replica;
+pub mod tokens;
 pub mod wait;
 
 use std::fs::File;

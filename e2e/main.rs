@@ -6,6 +6,7 @@
     reason = "clippy allows these in #[test] functions; here the helpers around them fail the same way"
 )]
 
+mod access;
 mod bypass;
 mod chart;
 mod debts;

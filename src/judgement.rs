@@ -1,10 +1,13 @@
 //! From the opinions of several policies about several images to one answer: the strictest, its sentence, warnings and annotations.
 
+mod spoken;
+
 use std::{borrow::Cow, collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use smallvec::SmallVec;
 
+use self::spoken::View;
+pub use self::spoken::{Spoken, Want};
 use crate::{
     access::{Demand, Who},
     api::{Mode, Requirement},
@@ -13,7 +16,6 @@ use crate::{
     origin::Rival,
     pod::Named,
     policy::{Policy, RegistryEntry, Waiver},
-    proof::Proof,
     sentence::{self, Place},
     verdict::{Basis, Case, Opinion, Proven, Settled, Sight, Why},
 };
@@ -224,83 +226,6 @@ impl<'a> Setting<'a> {
         };
         spoken.into_iter().map(each).collect()
     }
-}
-
-/// One image with the policies that speak of it, and what those say that need no more than its name.
-#[derive(Clone, Debug)]
-pub struct Spoken<'a> {
-    /// The image.
-    pub subjected: Subjected<'a>,
-    /// The Registry that speaks of it.
-    pub registry: Option<&'a Arc<RegistryEntry>>,
-    /// Those that go before it, and are to be asked first.
-    pub rivals: Vec<Rival>,
-    demand: Demand,
-    /// Whoever is answered may see what those hold of it.
-    told: bool,
-    views: Vec<View<'a>>,
-}
-
-#[derive(Clone, Debug)]
-struct View<'a> {
-    policy: &'a Policy,
-    /// None where more must be known.
-    opinion: Option<Opinion<'a>>,
-}
-
-impl<'a> Spoken<'a> {
-    /// No policy speaks of it.
-    #[must_use]
-    pub const fn is_unspoken(&self) -> bool {
-        self.views.is_empty()
-    }
-
-    /// The image, if some policy needs to know more than its name.
-    #[must_use]
-    pub fn wants(&self) -> Option<&Reference> {
-        let image = self.subjected.image.as_ref().ok()?;
-        self.views.iter().any(|view| view.opinion.is_none()).then_some(image)
-    }
-
-    /// Those of which some policy needs to know more than the name, each image once.
-    #[must_use]
-    pub fn wanted<'s>(all: &'s [Self]) -> Vec<Want<'s, 'a>> {
-        let mut wanted: Vec<Want<'_, '_>> = Vec::with_capacity(all.len());
-        for spoken in all {
-            if let Some(image) = spoken.wants()
-                && !wanted.iter().any(|held| held.image == image)
-            {
-                let open = spoken.views.iter().filter(|view| view.opinion.is_none() && view.policy.proof.is_asked());
-                let mut proofs: SmallVec<[&Proof; 2]> = SmallVec::new();
-                for view in open {
-                    let proof: &Proof = &view.policy.proof;
-                    if !proofs.iter().any(|held| std::ptr::eq(*held, proof)) {
-                        proofs.push(proof);
-                    }
-                }
-                let facts = spoken.views.iter().any(|view| view.opinion.is_none() && view.policy.needs_facts());
-                wanted.push(Want { image, registry: spoken.registry, rivals: &spoken.rivals, demand: spoken.demand, facts, proofs });
-            }
-        }
-        wanted
-    }
-}
-
-/// An image about which more has to be known than its name.
-#[derive(Clone, Debug)]
-pub struct Want<'s, 'a> {
-    /// The image.
-    pub image: &'s Reference,
-    /// The Registry that speaks of it.
-    pub registry: Option<&'a Arc<RegistryEntry>>,
-    /// Those that go before it, and are to be asked first.
-    pub rivals: &'s [Rival],
-    /// What that asks of the pod.
-    pub demand: Demand,
-    /// Something has to be known of the image itself, and not only its origin or whether the pod may use it.
-    pub facts: bool,
-    /// What has to be proven of it.
-    pub proofs: SmallVec<[&'a Proof; 2]>,
 }
 
 /// Everything that was thought about one image.

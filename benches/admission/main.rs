@@ -31,6 +31,7 @@ mod outage;
 mod proof;
 mod registry;
 mod remote;
+mod rules;
 mod scale;
 mod stack;
 mod warm;
@@ -56,6 +57,7 @@ enum Part {
     Million,
     Warm,
     Proof,
+    Rules,
     Outage,
     Other,
     Cold,
@@ -63,7 +65,7 @@ enum Part {
 }
 
 /// In this order: first what a process must be young for, last what has a control plane beside it.
-const PARTS: [Part; 7] = [Part::Million, Part::Warm, Part::Proof, Part::Outage, Part::Other, Part::Cold, Part::Scale];
+const PARTS: [Part; 8] = [Part::Million, Part::Warm, Part::Proof, Part::Rules, Part::Outage, Part::Other, Part::Cold, Part::Scale];
 
 /// What the warm part is measured at, beside its figures without HTTP.
 const WARM: [(Protocol, usize); 4] = [(Protocol::Http1, 64), (Protocol::Http1, 1), (Protocol::Http2, 64), (Protocol::Http2, 1)];
@@ -79,6 +81,7 @@ impl Part {
             }
             Self::Million => texts(&million::FIGURES),
             Self::Proof => texts(&proof::FIGURES),
+            Self::Rules => texts(&rules::FIGURES),
             Self::Outage => texts(&outage::FIGURES),
             Self::Other => texts(&other::FIGURES),
             Self::Cold => texts(&cold::FIGURES),
@@ -91,7 +94,7 @@ impl Part {
         Duration::from_secs(match self {
             Self::Warm | Self::Million => 200,
             Self::Outage | Self::Cold | Self::Proof => 120,
-            Self::Other => 180,
+            Self::Other | Self::Rules => 180,
             Self::Scale => 300,
         })
     }
@@ -115,6 +118,7 @@ impl Part {
             }
             Self::Million => million::measure().await.print(),
             Self::Proof => proof::measure(arguments.statuses).await.print(),
+            Self::Rules => rules::measure(arguments.statuses).await.print(),
             Self::Outage => outage::measure(arguments.statuses).await.print(),
             Self::Other => other::measure(arguments.statuses).await.print(),
             Self::Cold => cold::measure().await.print(),

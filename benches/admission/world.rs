@@ -45,6 +45,11 @@ fn host(number: usize) -> String {
     format!("registry-{}.corp", number % REGISTRIES)
 }
 
+/// Every host.
+pub fn hosts() -> Vec<String> {
+    (0..REGISTRIES).map(host).collect()
+}
+
 fn repository(number: usize) -> String {
     format!("team-{}/services/application-{number}", number % NAMESPACES)
 }
@@ -114,6 +119,15 @@ impl World {
             review(number, &[by_digest(images[0]), by_digest(images[1]), by_tag(images[2])])
         });
         Self { reviews: reviews.collect(), index }
+    }
+
+    /// Brings these Registry objects in.
+    pub fn bring(&self, registries: Vec<Value>) {
+        let mut index = self.index.write();
+        for object in registries {
+            assert!(index.apply_registry(&read::<Registry>(object)));
+        }
+        assert!(index.unreadable().is_empty(), "{:?}", index.unreadable());
     }
 
     /// Brings the Registry objects in: each is reached at the address that its number is given.

@@ -10,6 +10,7 @@ use super::Lab;
 use super::control_plane::ServerCertificate;
 use super::image::{INDEX, Image, MANIFEST, digest, index};
 use super::process::{Process, Program, free_port};
+use super::tokens::{ISSUER, TokenServer};
 use super::wait::{MOMENT, eventually};
 
 /// The user that a registry with [`Options::password`] knows.
@@ -129,6 +130,19 @@ impl Registry {
         })
         .await;
         self.process = Some(process);
+    }
+
+    /// From now on it wants tokens of this server. What was pushed before stays; nothing more can be pushed.
+    pub async fn behind(&mut self, tokens: &TokenServer) {
+        std::fs::write(self.directory.join("tokens.pem"), &tokens.authority).unwrap();
+        let path = self.directory.join("config.json");
+        let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        config["auth"] = json!({
+            "token": { "realm": tokens.realm(), "service": "registry", "issuer": ISSUER, "rootcertbundle": "tokens.pem" },
+        });
+        std::fs::write(&path, config.to_string()).unwrap();
+        self.stop().await;
+        self.start_again().await;
     }
 
     /// From now on the user's password is `password`: [`PASSWORD`] or [`OTHER_PASSWORD`].

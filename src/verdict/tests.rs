@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     api::{DenyRule, QuarantinePolicy, QuarantinePolicySpec, ShortDuration, WaiverSpec, WhenUnknown},
-    facts::{Manifest, OutageKind},
+    facts::{Block, Manifest, Outage, OutageKind},
     image::Digest,
 };
 

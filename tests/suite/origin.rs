@@ -42,7 +42,7 @@ async fn a_name_that_is_held_inside_comes_from_nowhere_else() {
 
     // What is known is asked no more, by whatever tag, and a name's being free is known as well.
     assert_eq!(inside.count(TAGS), 2, "{:?}", inside.log());
-    world.ask(&format!("{theirs}/external/tool:2")).await.admits("KnownFacts");
+    world.ask(&format!("{theirs}/external/tool:2")).await.admits("Registry");
     world.ask(&format!("{theirs}/acme/payments:1.0")).await.refuses(&format!("write {ours}/acme/payments:1.0 instead"));
     assert_eq!(inside.count(TAGS), 2, "{:?}", inside.log());
 
