@@ -60,7 +60,8 @@ impl TokenServer {
 
     /// Where tokens are to be had.
     pub fn realm(&self) -> String {
-        format!("http://{}/token", self.address)
+        // By the name that the registry has: credentials go to no other host.
+        format!("http://localhost:{}/token", self.address.port())
     }
 }
 
