@@ -157,10 +157,16 @@ async fn bursts(serving: &Threads, registry: &Registry, replicas: usize, templat
             let (connections, patience) = (&connections[number % replicas], PATIENCE[number % PATIENCE.len()]);
             async move {
                 let (took, answer) = connections.ask_on(number / replicas, &path(patience), body).await;
-                Answer { patience: Duration::from_secs(patience.into()), took, said: said(&answer) }
+                (patience, took, answer)
             }
         });
-        let burst = futures::future::join_all(asks).await;
+        let answers = futures::future::join_all(asks).await;
+        // Read when all are in: whoever reads one keeps the next from being taken.
+        let read = |(patience, took, answer): (u32, Duration, Bytes)| {
+            let said = said(&answer);
+            Answer { patience: Duration::from_secs(patience.into()), took, said }
+        };
+        let burst: Vec<Answer> = answers.into_iter().map(read).collect();
         let upstream = settled().await - before;
         if round > 0 {
             found.singles.push(took);
