@@ -2,7 +2,7 @@
 //!
 //! Asked is with the Registry's own credentials, or nobody's. That something is held is kept longer than that it is not: the first refuses, and
 //! is as safe late as early; the second lets a stranger's image in, and is what changes when a team makes a repository. How each was last found
-//! is remembered beyond that for outages and for what runs already.
+//! is remembered beyond that for outages and for what runs already; in an outage, what is written of images that were run from there counts, too.
 
 use std::sync::Arc;
 
@@ -20,6 +20,7 @@ use super::{
 use crate::{
     facts::{Busy, BusyCause, Outcome},
     flights::Found,
+    image::Subject,
     line::Class,
     metrics::{Asked, QuestionLabels},
     origin::{Rival, Said},
@@ -83,6 +84,14 @@ fn place(rival: &Rival) -> Repository {
 }
 
 impl Parts {
+    /// Whether something is written of any image of that repository.
+    fn was_seen(&self, rival: &Rival) -> bool {
+        let of = |subject: &Subject| {
+            subject.repository() == &*rival.repository && rival.registry.hosts.iter().any(|host| host == subject.registry())
+        };
+        self.index.read().images().any(|(subject, _)| of(subject))
+    }
+
     fn held(self: Arc<Self>, rival: Rival, access: Access, namespace: String, class: Class) -> Flight {
         async move {
             let outcome = match endpoint(rival.host(), Some(&rival.registry)) {
@@ -104,9 +113,11 @@ impl Parts {
             };
             if let Outcome::Found(held) = outcome {
                 self.found_held.lock().insert(place(&rival), (held, Timestamp::now()));
+                return self.found(outcome, if held { self.lives.held } else { self.lives.free });
             }
-            let life = if outcome == Outcome::Found(true) { self.lives.held } else { self.lives.free };
-            self.found(outcome, life)
+            // What somebody has run from there is written, and told so to every replica: it was held, whoever was asked.
+            let outcome = if self.was_seen(&rival) { Outcome::Found(true) } else { outcome };
+            self.found(outcome, self.lives.not_yet)
         }
         .boxed()
     }
