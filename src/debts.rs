@@ -252,7 +252,7 @@ impl Turn<'_> {
         namespace: &Arc<str>,
         pods: &[(Arc<str>, Arc<Pod>)],
         known: impl Fn(&Subject) -> Option<Finding>,
-        held: impl Fn(&Rival) -> Option<bool>,
+        held: impl Fn(&Rival) -> Option<Outcome<bool>>,
     ) {
         // Most pods of a namespace have few images and accounts among them.
         let mut standings: HashMap<(*const Image, *const u8), Option<Arc<Standing>>> = HashMap::new();

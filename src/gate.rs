@@ -20,7 +20,7 @@ use crate::{
     index::{Known, Rules},
     judgement::{self, Answer, Considered, FieldPath, Judgement, Scope, Setting, Spoken, Want},
     line::Class,
-    lookups::{Asker, Lookups, NoAccess},
+    lookups::{Access, Asker, Lookups, NoAccess},
     metrics::{Metrics, Phase, PhaseLabels, ReviewLabels},
     origin::{self, Origin, Rival, Said},
     pod::{self, MOST_IMAGES, Named, Pod},
@@ -174,7 +174,7 @@ impl Gate {
         named: &[Named<'_>],
         sights: &mut [(Reference, Sight)],
     ) -> Option<Judgement> {
-        let rules = {
+        let (rules, by_now) = {
             let index = self.index.read();
             for (_, sight) in sights.iter_mut() {
                 // That was by the rules as they were.
@@ -187,8 +187,9 @@ impl Gate {
                     sight.outcome = Outcome::Found(known.facts.clone());
                 }
             }
-            index.rules()
+            (index.rules(), index.namespace(bearer.namespace))
         };
+        let labels = by_now.as_deref().unwrap_or(labels);
         let setting = Setting::new(&rules, scope, bearer.namespace, labels, Timestamp::now()).of_account(bearer.service_account);
         let spoken = spoken(&setting, named);
         let place = |rules: &Rules, image: &Reference| {
@@ -258,7 +259,12 @@ impl Gate {
         }
         let started = Instant::now();
         let at_hand = |want: &Want<'_, '_>| {
-            if want.demand == Demand::PullSecret {
+            let unshown = match want.demand {
+                Demand::PullSecret => true,
+                Demand::Anonymous => is_by_digest(want) && !self.lookups.was_permitted(want.image, want.registry, &anonymous()),
+                Demand::Nothing | Demand::Forbidden | Demand::Impossible => false,
+            };
+            if unshown {
                 return None;
             }
             let origin = self.origin_at_hand(want)?;
@@ -344,11 +350,18 @@ impl Gate {
         origin::weigh(want.image, &join_all(said).await)
     }
 
-    /// Whether the registry shows an image to whoever shows the pod's pull secrets, where it has to.
+    /// Whether the registry shows an image to whoever shows the pod's pull secrets, or nothing, where it has to.
     async fn permit(&self, want: &Want<'_, '_>, bearer: &Bearer<'_>, deadline: Instant) -> Option<Outcome<()>> {
-        let registry = want.registry.filter(|_| want.demand == Demand::PullSecret)?;
-        let shown = self.wallet.of_pod(want.image, bearer.namespace, &bearer.pull_secrets);
-        let shown = in_time(shown, deadline).await;
+        let registry = want.registry?;
+        let shown = match want.demand {
+            Demand::PullSecret => {
+                let shown = self.wallet.of_pod(want.image, bearer.namespace, &bearer.pull_secrets);
+                let shows = |access: &Access| !access.credentials.is_anonymous();
+                in_time(shown, deadline).await.map(|shown| shown.into_iter().filter(shows).collect())
+            }
+            Demand::Anonymous if is_by_digest(want) => Ok(vec![anonymous()]),
+            Demand::Nothing | Demand::Anonymous | Demand::Forbidden | Demand::Impossible => return None,
+        };
         Some(self.lookups.permit(want.image, registry, shown, bearer.namespace, deadline).await)
     }
 
@@ -397,6 +410,11 @@ impl Gate {
             audit::admission(&context, line);
         }
     }
+}
+
+/// Something is to be known of an image that is named by its digest: then nobody asks the registry for that, who could tell whether everybody may see it.
+fn is_by_digest(want: &Want<'_, '_>) -> bool {
+    want.facts && want.image.digest().is_some()
 }
 
 async fn in_time<T>(access: impl Future<Output = Result<T, NoAccess>>, deadline: Instant) -> Result<T, NoAccess> {

@@ -13,7 +13,7 @@ use crate::{
     api::{Mode, Requirement},
     image::{Reference, ReferenceError, Subject, names_registry},
     index::Rules,
-    origin::Rival,
+    origin::{Origin, Rival},
     pod::Named,
     policy::{Policy, RegistryEntry, Waiver},
     sentence::{self, Place},
@@ -109,7 +109,7 @@ impl<'a> Setting<'a> {
     pub fn is_told(&self, rivals: &[Rival], account: &str) -> bool {
         let who = Who { namespace: self.namespace, labels: &self.labels, service_account: account };
         let demand = |rival: &Rival| rival.registry.demand(&rival.repository, &who);
-        rivals.iter().map(demand).all(|demand| matches!(demand, Demand::Nothing | Demand::Anonymous))
+        rivals.iter().map(demand).all(|demand| demand == Demand::Nothing)
     }
 
     /// What the Registry that speaks of an image asks of a pod there that runs as this ServiceAccount.
@@ -213,7 +213,8 @@ impl<'a> Setting<'a> {
             };
             opinion.or_else(see)
         }));
-        let shown = sight.filter(|sight| sight.is_shown(demand));
+        // What a registry inside holds shows by nothing that is known of the stranger's.
+        let shown = sight.filter(|sight| sight.is_shown(demand) && (told || !matches!(sight.origin, Origin::Held(_))));
         Considered { subject: shown.and_then(|sight| sight.subject.clone()), subjected, opinions }
     }
 

@@ -34,7 +34,7 @@ pub struct Rival {
 impl PartialEq for Rival {
     /// The same question at the same place.
     fn eq(&self, other: &Self) -> bool {
-        (self.registry.place, &self.repository) == (other.registry.place, &other.repository)
+        (self.registry.place, self.host(), &self.repository) == (other.registry.place, other.host(), &other.repository)
     }
 }
 
@@ -45,9 +45,15 @@ impl Rival {
         self.registry.hosts.first().map_or("", String::as_str)
     }
 
+    /// The host and the repository.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.host(), self.repository)
+    }
+
     /// The reference to use instead.
     fn instead(&self, image: &Reference) -> String {
-        let mut text = format!("{}/{}", self.host(), self.repository);
+        let mut text = self.name();
         if let Some(tag) = image.tag() {
             text += &format!(":{tag}");
         }
@@ -73,8 +79,10 @@ pub fn rivals(priority: &[Arc<RegistryEntry>], image: &Reference, own: Option<&R
                 Some(prefix) => format!("{prefix}/{path}").into(),
                 None => path.into(),
             };
+            // Two Registries may speak of one host: an image does not shadow itself.
+            let itself = *repository == *image.repository() && registry.hosts.iter().any(|host| host == image.registry());
             // What may not be drawn from it is nobody's to be drawn instead.
-            if registry.covers(&repository) && !registry.excludes(&repository) {
+            if !itself && registry.covers(&repository) && !registry.excludes(&repository) {
                 all.push(Rival { registry: registry.clone(), repository });
             }
         }
@@ -130,9 +138,9 @@ pub fn weigh(image: &Reference, said: &[(&Rival, Said)]) -> Origin {
 
 /// The same by what was last found, where nobody is asked: what was never found out opens nothing.
 #[must_use]
-pub fn recall(image: &Reference, rivals: &[Rival], held: impl Fn(&Rival) -> Option<bool>) -> Origin {
+pub fn recall(image: &Reference, rivals: &[Rival], held: impl Fn(&Rival) -> Option<Outcome<bool>>) -> Origin {
     const NOT_ASKED: Outcome<bool> = Outcome::Busy(Busy { cause: BusyCause::Deadline, retry_after: Duration::from_secs(1) });
-    let said = rivals.iter().map(|rival| (rival, Said { outcome: held(rival).map_or(NOT_ASKED, Outcome::Found), free_at: None }));
+    let said = rivals.iter().map(|rival| (rival, Said { outcome: held(rival).unwrap_or(NOT_ASKED), free_at: None }));
     weigh(image, &said.collect::<Vec<_>>())
 }
 
@@ -186,6 +194,9 @@ mod tests {
             assert_eq!(asked(&all, image, own), wanted, "{image}");
         }
         assert_eq!(asked(&[], "acme/payments", None), [""; 0]);
+        // Another Registry of the same host, for some of its paths.
+        let part = registry("part", &json!({ "hosts": ["registry.corp"], "repositories": ["team/**"] }));
+        assert_eq!(asked(&[plain], "registry.corp/team/app:1", Some(&part)), [""; 0], "nothing shadows itself");
     }
 
     #[test]

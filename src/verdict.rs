@@ -88,7 +88,8 @@ impl Sight {
     #[must_use]
     pub const fn is_shown(&self, demand: Demand) -> bool {
         match demand {
-            Demand::Nothing | Demand::Anonymous => true,
+            Demand::Nothing => true,
+            Demand::Anonymous => matches!(self.permit, None | Some(Outcome::Found(()))),
             Demand::PullSecret => matches!(self.permit, Some(Outcome::Found(()))),
             Demand::Forbidden | Demand::Impossible => false,
         }
@@ -367,6 +368,7 @@ impl<'p> Opinion<'p> {
     pub fn seen(case: &Case<'p, '_>, sight: &Sight) -> Self {
         let mut warnings = warnings_by_name(case);
         let withheld = withheld(case, sight);
+        let untold = !case.told && matches!(sight.origin, Origin::Held(_));
         let hidden = withheld.is_some();
         let settled = match withheld {
             Some(verdict) => {
@@ -376,12 +378,16 @@ impl<'p> Opinion<'p> {
             None => settle(case, judge(case, sight, &mut warnings), || was_good(case, sight)),
         };
         // Each not knowing opens by its own knob, and all have to.
-        let origin = origin::verdict(case, sight).map(|verdict| origin::named(settle(case, verdict, || origin::was_free(case, sight))));
+        let origin =
+            origin::verdict(case, sight).map(|verdict| origin::named(case, settle(case, verdict, || origin::was_free(case, sight))));
         let settled = match origin {
             None => settled,
             Some(origin) if hidden => settled.stricter(origin),
             Some(origin) => origin.stricter(settled),
         };
+        if untold {
+            warnings.clear();
+        }
         Self { policy: &case.policy.name, mode: case.policy.mode, settled, warnings }
     }
 

@@ -30,7 +30,7 @@ pub trait Records {
     /// What a tag was last seen to stand for.
     fn stands_for(&self, image: &Reference) -> Option<Subject>;
     /// Whether a registry was last found to hold a repository.
-    fn held(&self, rival: &Rival) -> Option<bool>;
+    fn held(&self, rival: &Rival) -> Option<Outcome<bool>>;
 }
 
 /// One image as a pod or a template has it.
@@ -74,6 +74,8 @@ pub enum Gap {
     Inside,
     /// Whether a registry that goes before its own holds a repository of its name.
     Origin,
+    /// Whether its registry shows it to the pod's pull secrets.
+    Permit,
     /// What is signed about it was not looked at.
     Unproven,
     /// What is known of it leaves it open.
@@ -92,6 +94,7 @@ impl fmt::Display for Gap {
             }
             Self::Inside => formatter.write_str("not known what is inside it, and some policy denies digests"),
             Self::Origin => formatter.write_str("not known whether a registry that goes before its own holds a repository of this name"),
+            Self::Permit => formatter.write_str("not known whether its registry shows it to the pod's pull secrets"),
             Self::Unproven => formatter.write_str("what is signed about it was not looked at yet"),
             Self::Open(why) => formatter.write_str(why),
         }
@@ -144,7 +147,8 @@ pub fn judge<'a>(setting: &Setting<'a>, asked: Asked<'a>, records: &impl Records
         listed: registry.is_some(),
         processor: registry.is_some_and(|registry| registry.is_processor(asked.namespace, asked.service_account)),
         evidence: known.as_ref().and_then(|known| known.evidence.clone()).map(Outcome::Found),
-        permit: None,
+        // What the registry shows to whom nobody asks; what is bad is bad for all of them.
+        permit: Some(Outcome::Found(())),
         proven: false,
         origin: origin::recall(image, &spoken.rivals, |rival| records.held(rival)),
         subject,
@@ -154,6 +158,7 @@ pub fn judge<'a>(setting: &Setting<'a>, asked: Asked<'a>, records: &impl Records
         let outcome = Outcome::Found(Arc::new(unmanaged(Manifest::default())));
         setting.consider(spoken.clone(), Some(&Sight { outcome, last: None, ..sight.clone() }))
     });
+    let proves = spoken.proves_access();
     let mut stands = stands(&setting.consider(spoken, Some(&sight)), believed.err().as_ref());
     // Whatever its registry says of it, nobody keeps its flag: that much is known beforehand, and nothing that admits it is.
     for foreseen in foreseen.iter().flat_map(|considered| &considered.opinions) {
@@ -162,6 +167,11 @@ pub fn judge<'a>(setting: &Setting<'a>, asked: Asked<'a>, records: &impl Records
             && matches!(stand.view, View::NotKnown(_))
         {
             stand.view = View::Refuses(why.clone());
+        }
+    }
+    if proves && asked.running.is_none() {
+        for stand in stands.iter_mut().filter(|stand| stand.view == View::Admits) {
+            stand.view = View::NotKnown(Gap::Permit);
         }
     }
     Judged { subject: sight.subject, stands }

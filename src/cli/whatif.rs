@@ -28,6 +28,7 @@ use super::{
 };
 use crate::{
     debts::Inner,
+    facts::Outcome,
     image::{Reference, Subject},
     index::Known,
     judgement::{Scope, Setting},
@@ -142,9 +143,9 @@ impl Records for Recorded<'_> {
     }
 
     /// What was seen of a repository there is held there; that nothing was says nothing.
-    fn held(&self, rival: &Rival) -> Option<bool> {
+    fn held(&self, rival: &Rival) -> Option<Outcome<bool>> {
         let seen = |host: &String| self.repositories.contains(&format!("{host}/{}", rival.repository));
-        rival.registry.hosts.iter().any(seen).then_some(true)
+        rival.registry.hosts.iter().any(seen).then_some(Outcome::Found(true))
     }
 }
 

@@ -46,7 +46,7 @@ impl Standing {
         service_account: &str,
         image: &Image,
         found: Option<Finding>,
-        held: impl Fn(&Rival) -> Option<bool>,
+        held: impl Fn(&Rival) -> Option<Outcome<bool>>,
     ) -> Option<Self> {
         let (named, subject) = image.named.as_ref().zip(image.subject.as_ref())?;
         let registry = rules.registry_of(named);

@@ -88,7 +88,7 @@ impl World {
             let known =
                 |subject: &Subject| self.index.image(subject).map(Finding::Known).or_else(|| self.ended.clone().map(Finding::Ended));
             turn.namespace(&setting, &rules, &namespace, &self.inventory.pods_in(&namespace), known, |rival| {
-                self.held.get(&*rival.repository).copied()
+                self.held.get(&*rival.repository).copied().map(Outcome::Found)
             });
         }
         let (survey, page) = turn.end();

@@ -43,6 +43,12 @@ impl<'a> Spoken<'a> {
         self.views.is_empty()
     }
 
+    /// The pod has to prove by its pull secrets that it may use it.
+    #[must_use]
+    pub fn proves_access(&self) -> bool {
+        self.demand == Demand::PullSecret
+    }
+
     /// The image, if some policy needs to know more than its name.
     #[must_use]
     pub fn wants(&self) -> Option<&Reference> {

@@ -14,7 +14,7 @@ use super::{
     Access, BOUNDS, Lives,
     evidence::About,
     keys::{HoldsKey, JudgeKey, PermitKey, ProbeKey, ProveKey, ResolveKey, place},
-    origin::{MOST_FOUND, Repository},
+    origin::FoundHeld,
     permit::Permits,
     rooms::Rooms,
     sources::Sources,
@@ -58,8 +58,7 @@ pub(super) struct Parts {
     pub(super) judges: Flights<JudgeKey, Outcome<Arc<Facts>>>,
     pub(super) proofs: Flights<ProveKey, Outcome<Arc<Evidence>>>,
     pub(super) holds: Flights<HoldsKey, Outcome<bool>>,
-    /// Whether a repository was last found to be held, at whichever place, and when.
-    pub(super) found_held: Mutex<Memory<Repository, (bool, Timestamp)>>,
+    pub(super) found_held: Mutex<FoundHeld>,
     pub(super) permissions: Flights<PermitKey, Outcome<()>>,
     pub(super) permits: Permits,
     /// How much of evidence is held at once.
@@ -102,7 +101,7 @@ impl Parts {
             judges: Flights::new(BOUNDS),
             proofs: Flights::new(BOUNDS),
             holds: Flights::new(BOUNDS),
-            found_held: Mutex::new(Memory::new(MOST_FOUND)),
+            found_held: Mutex::default(),
             permissions: Flights::new(BOUNDS),
             permits: Permits::default(),
             rooms: Rooms::default(),

@@ -80,12 +80,13 @@ pub(super) struct ProveKey {
 pub(super) struct HoldsKey {
     place: u64,
     access: CredentialIdentity,
+    /// With its host.
     repository: Box<str>,
 }
 
 impl HoldsKey {
     pub(super) fn new(rival: &Rival, access: &Access) -> Self {
-        Self { place: rival.registry.place, access: access.identity, repository: rival.repository.clone() }
+        Self { place: rival.registry.place, access: access.identity, repository: rival.name().into() }
     }
 
     pub(super) fn is_of(&self, registry: &RegistryEntry) -> bool {

@@ -22,6 +22,7 @@ use crate::{
     flights::Found,
     image::Subject,
     line::Class,
+    memory::Memory,
     metrics::{Asked, QuestionLabels},
     origin::{Rival, Said},
 };
@@ -29,10 +30,12 @@ use crate::{
 type Flight = BoxFuture<'static, Found<Outcome<bool>>>;
 
 /// A repository at whichever place is asked.
-pub(super) type Repository = (u64, Box<str>);
+type Repository = (u64, Box<str>);
 
-/// Repositories of which it is remembered how they were last found.
-pub(super) const MOST_FOUND: usize = 16_384;
+/// Repositories of which it is remembered how they were last found: those that are held, and the others.
+const MOST_FOUND: usize = 16_384;
+/// Seconds after which it is asked again about what runs.
+const REGULARLY: i64 = 3_600;
 
 impl Lookups {
     /// What a registry has said of a repository a moment ago. None where it has to be asked.
@@ -48,7 +51,7 @@ impl Lookups {
     pub async fn held(&self, rival: &Rival, access: Result<Access, NoAccess>, namespace: &str, deadline: Instant, class: Class) -> Said {
         let access = match access {
             Ok(access) => access,
-            Err(_) if self.last_held(rival) == Some(true) => return Said { outcome: Outcome::Found(true), free_at: None },
+            Err(_) if self.is_held(rival) => return Said { outcome: Outcome::Found(true), free_at: None },
             Err(why) => return Said { outcome: why.outcome(), free_at: self.free_at(rival) },
         };
         let (key, ticket) = (HoldsKey::new(rival, &access), ticket(Some(&rival.registry), namespace));
@@ -57,7 +60,7 @@ impl Lookups {
         match outcome {
             found @ Outcome::Found(_) => Said { outcome: found, free_at: None },
             // What it was found to hold it holds until it says otherwise: an outage opens nothing that is known to be bad.
-            _ if self.last_held(rival) == Some(true) => Said { outcome: Outcome::Found(true), free_at: None },
+            _ if self.is_held(rival) => Said { outcome: Outcome::Found(true), free_at: None },
             other => Said { outcome: other, free_at: self.free_at(rival) },
         }
     }
@@ -68,19 +71,73 @@ impl Lookups {
         self.parts.holds.launch(key, ticket, || self.parts.clone().held(rival.clone(), access, namespace.to_owned(), Class::Admission));
     }
 
-    /// How a registry was last found by this replica, at any age.
+    /// How a registry was last found by this replica, at any age: whether it holds it, or that it does not show that.
     #[must_use]
-    pub fn last_held(&self, rival: &Rival) -> Option<bool> {
-        self.parts.found_held.lock().get(&place(rival)).map(|(held, _)| *held)
+    pub fn last_held(&self, rival: &Rival) -> Option<Outcome<bool>> {
+        self.parts.found_held.lock().get(&place(rival)).map(|(outcome, _)| outcome)
+    }
+
+    /// Has it asked again where that was long ago, for what runs.
+    pub fn refresh_held(&self, rival: &Rival, access: impl FnOnce() -> Option<Access>) {
+        let last = self.parts.found_held.lock().get(&place(rival));
+        if last.is_some_and(|(_, at)| Timestamp::now().duration_since(at).as_secs() > REGULARLY)
+            && let Some(access) = access()
+        {
+            let (key, ticket) = (HoldsKey::new(rival, &access), ticket(Some(&rival.registry), ""));
+            self.parts.holds.launch(key, ticket, || self.parts.clone().held(rival.clone(), access, String::new(), Class::Polling));
+        }
+    }
+
+    fn is_held(&self, rival: &Rival) -> bool {
+        self.last_held(rival) == Some(Outcome::Found(true))
     }
 
     fn free_at(&self, rival: &Rival) -> Option<Timestamp> {
-        self.parts.found_held.lock().get(&place(rival)).filter(|(held, _)| !held).map(|(_, at)| *at)
+        self.parts.found_held.lock().get(&place(rival)).filter(|(outcome, _)| *outcome == Outcome::Found(false)).map(|(_, at)| at)
+    }
+}
+
+/// How repositories were last found, at whichever place, and when. Those that are held are remembered apart: whoever asks for many that are not
+/// makes none of them forgotten.
+#[derive(Debug)]
+pub(super) struct FoundHeld {
+    held: Memory<Repository, Timestamp>,
+    others: Memory<Repository, (Outcome<bool>, Timestamp)>,
+}
+
+impl Default for FoundHeld {
+    fn default() -> Self {
+        Self { held: Memory::new(MOST_FOUND), others: Memory::new(MOST_FOUND) }
+    }
+}
+
+impl FoundHeld {
+    fn get(&self, repository: &Repository) -> Option<(Outcome<bool>, Timestamp)> {
+        let held = self.held.get(repository).map(|at| (Outcome::Found(true), *at));
+        held.or_else(|| self.others.get(repository).cloned())
+    }
+
+    /// Nothing is learnt from what is merely not known.
+    fn learn(&mut self, repository: Repository, outcome: &Outcome<bool>, now: Timestamp) {
+        match outcome {
+            Outcome::Found(true) => {
+                self.others.remove(&repository);
+                self.held.insert(repository, now);
+            }
+            Outcome::Found(false) => {
+                self.held.remove(&repository);
+                self.others.insert(repository, (outcome.clone(), now));
+            }
+            Outcome::Absent | Outcome::Hidden | Outcome::Refused | Outcome::Blocked(_) | Outcome::Misbehaved(_) => {
+                self.others.insert(repository, (outcome.clone(), now));
+            }
+            Outcome::Pending(_) | Outcome::Unavailable(_) | Outcome::Unauthorized(_) | Outcome::Busy(_) => {}
+        }
     }
 }
 
 fn place(rival: &Rival) -> Repository {
-    (rival.registry.place, rival.repository.clone())
+    (rival.registry.place, rival.name().into())
 }
 
 impl Parts {
@@ -103,16 +160,17 @@ impl Parts {
                 Err(error) => Outcome::Misbehaved(error),
             };
             self.metrics.questions.get_or_create(&QuestionLabels { question: Asked::Holds, outcome: outcome.kind() }).inc();
-            let place_now = self.index.read().rules().registries.get(&rival.registry.name).map(|registry| registry.place);
+            let rules = self.index.read().rules();
+            let now = rules.registries.get(&rival.registry.name).map(|registry| Rival { registry: registry.clone(), ..rival.clone() });
             let outcome = match outcome {
                 // Somebody else answered than whom the Registry object names by now.
-                Outcome::Found(_) if place_now != Some(rival.registry.place) => {
+                Outcome::Found(_) if now.as_ref() != Some(&rival) => {
                     Outcome::Busy(Busy { cause: BusyCause::Deadline, retry_after: std::time::Duration::from_secs(1) })
                 }
                 other => other,
             };
+            self.found_held.lock().learn(place(&rival), &outcome, Timestamp::now());
             if let Outcome::Found(held) = outcome {
-                self.found_held.lock().insert(place(&rival), (held, Timestamp::now()));
                 return self.found(outcome, if held { self.lives.held } else { self.lives.free });
             }
             // What somebody has run from there is written, and told so to every replica: it was held, whoever was asked.

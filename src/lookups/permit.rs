@@ -49,6 +49,12 @@ impl Permits {
 }
 
 impl Lookups {
+    /// Whether it was shown to whoever shows this a while ago.
+    #[must_use]
+    pub fn was_permitted(&self, image: &Reference, registry: Option<&Arc<RegistryEntry>>, access: &Access) -> bool {
+        self.parts.permits.hold(&ShownKey::new(image, access.identity, place(registry)))
+    }
+
     /// Whether the registry shows an image to whoever shows one of these, asked until the deadline. Whoever has nothing to show is refused without a
     /// question.
     pub async fn permit(
@@ -63,7 +69,7 @@ impl Lookups {
             Ok(shown) => shown,
             Err(why) => return why.outcome(),
         };
-        let shown: Vec<Access> = shown.into_iter().filter(|access| !access.credentials.is_anonymous()).take(MOST_TRIED).collect();
+        let shown: Vec<Access> = shown.into_iter().take(MOST_TRIED).collect();
         let place = place(Some(registry));
         if shown.iter().any(|access| self.parts.permits.hold(&ShownKey::new(image, access.identity, place))) {
             return Outcome::Found(());

@@ -52,6 +52,13 @@ fn suffices(evidence: &Evidence, proofs: &[&Proof]) -> Option<bool> {
     (proven || covered && !unlooked && is_within(evidence.looked_at, BAD_IS_FRESH, now)).then_some(proven)
 }
 
+/// Whether evidence, of whatever age, says anything about what is asked: everybody was looked for, and inside wherever that matters.
+fn speaks(evidence: &Evidence, proofs: &[&Proof]) -> bool {
+    let now = Timestamp::now();
+    let unlooked = |proof: &Proof| proof.judge(evidence, &NoExceptions, now).is_err_and(|unproven| unproven.unlooked);
+    proofs.iter().all(|proof| proof.is_covered_by(evidence) && !unlooked(proof))
+}
+
 /// Evidence has to be fetched.
 #[derive(Debug)]
 pub(super) struct Missing;
@@ -98,7 +105,7 @@ impl Lookups {
     /// What is written of evidence, at any age, where it speaks of everybody who is asked for.
     pub(super) fn evidence_at_hand(&self, subject: &Subject, asker: &Asker<'_>) -> Option<Outcome<Arc<Evidence>>> {
         let known = self.parts.index.read().image(subject).filter(|_| !asker.proofs.is_empty())?;
-        let evidence = known.evidence.clone().filter(|held| asker.proofs.iter().all(|proof| proof.is_covered_by(held)))?;
+        let evidence = known.evidence.clone().filter(|held| speaks(held, asker.proofs))?;
         Some(Outcome::Found(evidence))
     }
 
@@ -125,7 +132,7 @@ impl Lookups {
         let (key, flight) = self.flight(subject, registry, (access, asker), class);
         let outcome = self.parts.proofs.get(key, ticket(registry, asker.namespace), asker.deadline, flight).await.unwrap_or_else(busy);
         // What was not proven at the last look opens in no outage.
-        let last = known.and_then(|known| known.evidence.clone()).filter(|held| asker.proofs.iter().all(|proof| proof.is_covered_by(held)));
+        let last = known.and_then(|known| known.evidence.clone()).filter(|held| speaks(held, asker.proofs));
         Some(match (outcome, last) {
             (Outcome::Unavailable(_) | Outcome::Pending(_) | Outcome::Unauthorized(_), Some(last)) => Outcome::Found(last),
             (outcome, _) => outcome,

@@ -145,6 +145,9 @@ async fn one(term: &Term, entry: &Arc<RegistryEntry>, access: &Access, subject: 
     };
     let proof = entry.release.as_ref()?;
     let now = Timestamp::now();
+    if is_let_go(entry, known) && is_cut(&evidence) && proof.judge(&evidence, &NoExceptions, now).is_err() {
+        return Some(format!("what is attached could not all be read ({})", evidence.unproven));
+    }
     let observation = observe(proof, &known.facts, &evidence, (waits(entry, known), is_let_go(entry, known)), now)?;
     if !term.may_write() {
         return Some("no longer leading".to_owned());
@@ -158,6 +161,11 @@ async fn one(term: &Term, entry: &Arc<RegistryEntry>, access: &Access, subject: 
         Ok(None) => None,
         Err(error) => Some(format!("what was found could not be written: {error}")),
     }
+}
+
+/// Not everything that is attached was read: what is missing may be there.
+fn is_cut(evidence: &Evidence) -> bool {
+    evidence.more || evidence.platforms.iter().any(|image| image.more)
 }
 
 /// What the evidence comes to for an image that waits, or that was let go by its proof. None where that is no news.

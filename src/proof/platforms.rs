@@ -2,9 +2,9 @@
 //!
 //! A container runtime goes by the platform that the index names for an image, and not by what is inside: so does this. Of variants
 //! nothing is known here (nodes do not tell theirs), so an image counts for each variant of its architecture. Where runtimes are more
-//! lenient than the specification the more lenient one counts: containerd takes other spellings (`x86_64`), an image without a platform, and,
-//! where an index has none for its own architecture, one for the older that it can run (`arm` on `arm64`, `386` on `amd64`). What is not
-//! understood counts for every node.
+//! lenient than the specification the more lenient one counts: containerd takes other spellings (`x86_64`), an image without a platform, and one for
+//! the older architecture that it can run (`arm` on `arm64`, `386` on `amd64`) where nothing fits its own: a variant or a feature that is not the
+//! node's is enough for that, and whoever pushes an index writes them, so the older ones always count. What is not understood counts for every node.
 //!
 //! The platforms of nodes are unknown until all nodes were listed, while they cannot be listed, where there are no nodes, where one does not
 //! say its platform, or where there are too many: then every image of an index has to be proven.
@@ -31,7 +31,7 @@ const ARCHITECTURES: [&str; 15] = [
     "amd64", "arm64", "386", "arm", "ppc64le", "s390x", "riscv64", "loong64", "ppc64", "mips", "mipsle", "mips64", "mips64le", "sparc64",
     "wasm",
 ];
-/// An architecture, and the older one that containerd takes where an index has none for it.
+/// An architecture, and the older one that containerd takes where it finds none for it.
 const ALSO_RUNS: [(&str, &str); 2] = [("arm64", "arm"), ("amd64", "386")];
 
 /// The platforms of a cluster's nodes, as `os/architecture`; unknown unless said. Clones share them.
@@ -99,10 +99,8 @@ impl Platforms {
         for node in nodes.iter().filter_map(|node| read(node)) {
             let older = ALSO_RUNS.iter().find(|(architecture, _)| *architecture == node.architecture);
             let older = older.map(|(_, architecture)| Known { architecture, ..node });
-            let there = |wanted: &Known<'_>| images.iter().any(|image| image.as_ref() == Some(wanted));
-            let runs = if there(&node) { Some(node) } else { older };
             for (chosen, image) in chosen.iter_mut().zip(&images) {
-                *chosen |= image.is_some() && *image == runs;
+                *chosen |= image.is_some_and(|image| image == node || Some(image) == older);
             }
         }
         chosen
@@ -144,7 +142,7 @@ mod tests {
     #[test]
     fn an_image_counts_where_a_node_may_run_it() {
         let (yes, no) = (true, false);
-        let cases: [(&[&str], &[&str], &[bool]); 13] = [
+        let cases: [(&[&str], &[&str], &[bool]); 14] = [
             (&["linux/amd64"], &["linux/amd64", "linux/arm64", "windows/amd64"], &[yes, no, no]),
             (&["linux/amd64", "linux/arm64"], &["linux/amd64", "linux/arm64/v8", "linux/s390x"], &[yes, yes, no]),
             // Variants are not told by nodes.
@@ -154,10 +152,11 @@ mod tests {
             // Runtimes read other spellings.
             (&["linux/amd64"], &["Linux/X86_64", "linux/x86-64", "linux/aarch64"], &[yes, yes, no]),
             (&["linux/arm64"], &["linux/aarch64", "linux/amd64"], &[yes, no]),
-            // And take an older architecture where there is no other.
+            // And take an older architecture, where no other fits; a variant that no node has fits none.
             (&["linux/arm64"], &["linux/arm/v7", "linux/amd64"], &[yes, no]),
+            (&["linux/arm64"], &["linux/arm64/v9", "linux/arm/v7"], &[yes, yes]),
             (&["linux/amd64"], &["linux/386", "linux/arm64"], &[yes, no]),
-            (&["linux/amd64"], &["linux/i386", "linux/amd64"], &[no, yes]),
+            (&["linux/amd64"], &["linux/i386", "linux/amd64/v9"], &[yes, yes]),
             (&["linux/amd64", "linux/386"], &["linux/386", "linux/amd64"], &[yes, yes]),
             // Each image of a platform.
             (&["windows/amd64"], &["windows/amd64", "windows/amd64+2", "linux/amd64"], &[yes, yes, no]),

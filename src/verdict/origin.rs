@@ -1,10 +1,15 @@
 //! What it comes to that another registry goes before the one at which an image is named.
 
+use std::time::Duration;
+
 use super::{Case, Settled, Sight, Unknown, Verdict, Why};
 use crate::{
-    facts::{Outcome, is_within},
+    facts::{Busy, BusyCause, Outcome, is_within},
     origin::Origin,
 };
+
+/// After how long it is worth asking again about what was not answered in time.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// None where none goes before it. That one of them does not answer is never read as its not holding the repository; and that it does not let
 /// itself be asked about this one path opens by no knob, or whoever writes a pod could choose such a path.
@@ -19,8 +24,10 @@ pub(super) fn verdict(case: &Case<'_, '_>, sight: &Sight) -> Option<Verdict> {
     Some(match outcome {
         Outcome::Found(never) => match *never {},
         Outcome::Absent | Outcome::Hidden | Outcome::Refused | Outcome::Blocked(_) => Verdict::Refuse(Why::OriginNotShown),
+        Outcome::Misbehaved(_) if !case.told => Verdict::Refuse(Why::OriginNotShown),
         Outcome::Misbehaved(what) => Verdict::Refuse(Why::OriginOpen(Box::new(Why::Misbehaved(what.clone())))),
-        Outcome::Pending(why) => Verdict::Unknown(Unknown::Pending(why.clone())),
+        // It is well, and slow about this one path.
+        Outcome::Pending(_) => Verdict::Busy(Busy { cause: BusyCause::Deadline, retry_after: AGAIN }),
         Outcome::Unavailable(outage) => Verdict::Unknown(Unknown::Unavailable(outage.clone())),
         Outcome::Unauthorized(why) => Verdict::Unknown(Unknown::Unauthorized(why.clone())),
         Outcome::Busy(busy) => Verdict::Busy(busy.clone()),
@@ -28,9 +35,13 @@ pub(super) fn verdict(case: &Case<'_, '_>, sight: &Sight) -> Option<Verdict> {
 }
 
 /// The same, and what has to wait says that it is not the image's own registry that it waits for.
-pub(super) fn named(settled: Settled) -> Settled {
+pub(super) fn named(case: &Case<'_, '_>, settled: Settled) -> Settled {
     match settled {
-        Settled::Later(why, after) => Settled::Later(Why::OriginOpen(Box::new(why)), after),
+        Settled::Later(why, after) => {
+            // Which registry that is, and how it fares, is for those who may see what it holds.
+            let why = if case.told { why } else { Why::Busy(Busy { cause: BusyCause::Deadline, retry_after: after }) };
+            Settled::Later(Why::OriginOpen(Box::new(why)), after)
+        }
         other => other,
     }
 }

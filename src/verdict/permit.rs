@@ -19,9 +19,11 @@ const AGAIN: Duration = Duration::from_secs(2);
 pub(super) fn withheld(case: &Case<'_, '_>, sight: &Sight) -> Option<Verdict> {
     let busy = || Verdict::Busy(Busy { cause: BusyCause::Deadline, retry_after: AGAIN });
     match case.demand {
-        Demand::Nothing | Demand::Anonymous => return None,
+        Demand::Nothing => return None,
+        // By tag it was asked for without credentials anyway.
+        Demand::Anonymous if sight.permit.is_none() => return None,
         Demand::Forbidden | Demand::Impossible => return Some(Verdict::Refuse(Why::NotFoundOrNotPermitted)),
-        Demand::PullSecret => {}
+        Demand::PullSecret | Demand::Anonymous => {}
     }
     Some(match &sight.permit {
         Some(Outcome::Found(())) => return None,

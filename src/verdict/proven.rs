@@ -59,7 +59,10 @@ fn find_out(case: &Case<'_, '_>, sight: &Sight) -> Verdict {
             match case.policy.proof.judge(evidence, &exceptions, case.now) {
                 Ok(()) => Verdict::Admit(basis(sight)),
                 // A node of another platform has joined, or the index itself was enough for whoever looked.
-                Err(unproven) if unproven.unlooked => unread(),
+                Err(unproven) if unproven.unlooked => match &sight.outcome {
+                    Outcome::Found(_) => unread(),
+                    other => end(other, sight),
+                },
                 Err(unproven) => Verdict::Refuse(Why::Unproven(unproven)),
             }
         }

@@ -29,11 +29,11 @@ impl Records for Index {
         self.tagged(image).map(|(subject, _)| subject)
     }
 
-    fn held(&self, rival: &Rival) -> Option<bool> {
+    fn held(&self, rival: &Rival) -> Option<Outcome<bool>> {
         let holds = |subject: &Subject| {
             rival.registry.hosts.iter().any(|host| host == subject.registry()) && subject.repository() == &*rival.repository
         };
-        self.images().any(|(subject, _)| holds(subject)).then_some(true)
+        self.images().any(|(subject, _)| holds(subject)).then_some(Outcome::Found(true))
     }
 }
 

@@ -155,6 +155,8 @@ async fn an_index_of_others_signed_images_and_one_that_is_not_is_refused_however
         (json!({ "os": "linux", "architecture": "amd64", "variant": "v3" }), "linux/amd64/v3"),
         (json!({ "os": "", "architecture": "amd64" }), "amd64"),
         (json!({ "os": "strange", "architecture": "thing" }), "strange/thing"),
+        // A runtime takes it where the signed one is of a variant that no node has.
+        (json!({ "os": "linux", "architecture": "386" }), "linux/386"),
         (Value::Null, "any"),
     ];
     for (platform, named) in cases {

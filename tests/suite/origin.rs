@@ -85,7 +85,7 @@ async fn a_name_that_was_free_stays_so_in_an_outage_for_as_long_as_the_policy_sa
 /// Whoever writes a pod chooses the path: that the registry does not show this one, or is slow about it, must open nothing.
 #[tokio::test(start_paused = true)]
 async fn one_path_that_is_not_shown_opens_by_no_knob() {
-    let (world, inside, outside) = world(open_for_outages()).await;
+    let (world, inside, outside) = world(open()).await;
     let tool = format!("{}/external/tool:2", outside.host());
     let denied = r#"{"errors":[{"code":"DENIED","message":"no"}]}"#.to_owned();
     inside.fault("external/tool/tags", Fault::Answer(403, Vec::new(), denied));

@@ -123,6 +123,14 @@ async fn what_is_free_to_all_is_asked_without_credentials() {
     let scene = Scene { world, ..scene };
     // The token server grants a token, and not for what it was asked for.
     scene.ask(&NOBODY, "coolteam/app:1").await.refuses(SENTENCE);
+    // By digest neither, however well that is known; and what everybody may see is asked for once.
+    let known = scene.warm("coolteam/app");
+    scene.ask(&NOBODY, &known).await.refuses(SENTENCE);
+    let free = scene.warm("library/base");
+    scene.ask(&NOBODY, &free).await.admits("KnownFacts");
+    let asked = scene.registry.requests().len();
+    scene.ask(&NOBODY, &free).await.admits("KnownFacts");
+    assert_eq!(scene.registry.requests().len(), asked, "{:?}", scene.registry.log());
     scene.registry.set_access(Access::Basic { user: "robot".to_owned(), password: "own".to_owned() });
     scene.ask(&NOBODY, "coolteam/proven/app:1").await.refuses(SENTENCE);
 }

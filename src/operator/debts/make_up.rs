@@ -140,9 +140,11 @@ async fn one(term: Term, answers: Arc<Answers>, wanted: Wanted) -> (Subject, Out
     let mut open = false;
     for rival in rules.rivals(image, registry).iter().filter(|rival| operator.lookups.last_held(rival).is_none()) {
         let access = operator.wallet.own(&rival.registry, rival.host()).await;
-        let said = operator.lookups.held(rival, access, "", Instant::now() + PATIENCE, Class::Retry).await;
-        open |= !matches!(said.outcome, Outcome::Found(_));
-        answers.changed.send_modify(|count| *count += 1);
+        let _said = operator.lookups.held(rival, access, "", Instant::now() + PATIENCE, Class::Retry).await;
+        match operator.lookups.last_held(rival) {
+            Some(_) => answers.changed.send_modify(|count| *count += 1),
+            None => open = true,
+        }
     }
     let mut end = Outcome::Absent;
     for Bearer { namespace, pull_secrets } in &wanted.bearers {

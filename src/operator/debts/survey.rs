@@ -11,12 +11,14 @@ use super::{super::Term, make_up::Answers};
 use crate::{
     api::{QuarantineProvider, State},
     debts::{Book, Finding, Inner, Page, Survey},
+    facts::Outcome,
     image::{Reference, Subject},
     index::{self, Known, Rules},
     judgement::{Scope, Setting},
     lookups::Lookups,
     metrics::StateLabels,
     origin::Rival,
+    wallet::Wallet,
     watch::SharedIndex,
     whatif::{Observed, Records, Seen},
 };
@@ -28,7 +30,7 @@ pub(super) async fn survey(term: &Term, answers: &Answers, book: &Book) -> (Surv
     let now = Timestamp::now();
     let inner = inner(term);
     let (mut turn, mut observed) = (book.turn(), Observed::default());
-    let written = Written { index: &operator.index, inner: &inner, lookups: &operator.lookups };
+    let written = Written { index: &operator.index, inner: &inner, lookups: &operator.lookups, wallet: &operator.wallet };
     for namespace in term.inventory.namespaces() {
         if operator.settings.excluded.contains(&*namespace) {
             continue;
@@ -68,6 +70,7 @@ struct Written<'a> {
     index: &'a SharedIndex,
     inner: &'a Inner,
     lookups: &'a Lookups,
+    wallet: &'a Wallet,
 }
 
 impl Records for Written<'_> {
@@ -79,7 +82,8 @@ impl Records for Written<'_> {
         self.index.read().tagged(image).map(|(subject, _)| subject)
     }
 
-    fn held(&self, rival: &Rival) -> Option<bool> {
+    fn held(&self, rival: &Rival) -> Option<Outcome<bool>> {
+        self.lookups.refresh_held(rival, || self.wallet.own_at_hand(&rival.registry, rival.host()));
         self.lookups.last_held(rival)
     }
 }
