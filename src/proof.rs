@@ -18,6 +18,7 @@ pub mod gather;
 pub mod json;
 pub mod key;
 pub mod keyless;
+pub mod memo;
 pub mod platforms;
 pub mod report;
 mod require;

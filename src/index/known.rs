@@ -9,6 +9,7 @@ use crate::{
     api::{self, Evidence, ImageStatus, Provider},
     facts::{Child, Facts, Manifest},
     image::{Reference, Subject},
+    proof::memo::Memo,
 };
 
 /// One image status, as the index holds it.
@@ -38,6 +39,8 @@ pub struct Known {
     pub tags: Box<[(Reference, Timestamp)]>,
     /// What was found signed about it.
     pub evidence: Option<Arc<Evidence>>,
+    /// What that was found to prove a moment ago.
+    pub proven: Memo,
 }
 
 impl Known {
@@ -104,6 +107,7 @@ impl Known {
             first_seen_in: object.metadata.labels.as_ref().and_then(|labels| labels.get(FIRST_SEEN_IN)).map(|name| name.as_str().into()),
             tags,
             evidence: status.evidence.map(Arc::new),
+            proven: Memo::default(),
         };
         Some((subject, known))
     }

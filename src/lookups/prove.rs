@@ -43,8 +43,7 @@ pub(super) struct AtHand {
 }
 
 /// Whether evidence is enough to judge by: it proves what is asked (then true), or somebody looked a moment ago (then false: it may not).
-fn suffices(evidence: &Evidence, proofs: &[&Proof]) -> Option<bool> {
-    let now = Timestamp::now();
+fn suffices(evidence: &Evidence, proofs: &[&Proof], now: Timestamp) -> Option<bool> {
     let covered = proofs.iter().all(|proof| proof.is_covered_by(evidence));
     let missing = proofs.iter().filter_map(|proof| proof.judge(evidence, &NoExceptions, now).err());
     let (missing, unlooked) = missing.fold((false, false), |(_, unlooked), unproven| (true, unlooked || unproven.unlooked));
@@ -69,7 +68,14 @@ pub(super) fn at_hand(known: &Known, proofs: &[&Proof]) -> Result<AtHand, Missin
         return Ok(AtHand::default());
     }
     let evidence = known.evidence.as_ref().ok_or(Missing)?;
-    let proven = suffices(evidence, proofs).ok_or(Missing)?;
+    let now = Timestamp::now();
+    let proven = match proofs {
+        [proof] if known.proven.holds(proof.number, now) => true,
+        _ => suffices(evidence, proofs, now).ok_or(Missing)?,
+    };
+    if let ([proof], true) = (proofs, proven) {
+        known.proven.note(proof.number, now);
+    }
     Ok(AtHand { evidence: Some(Outcome::Found(evidence.clone())), proven })
 }
 

@@ -6,12 +6,14 @@ mod judge;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use super::{Authority, Roots, platforms::Platforms, report};
+use super::{Authority, Roots, memo::Number, platforms::Platforms, report};
 use crate::api::{self, Evidence, EvidenceItem, EvidenceKind, Requirement, SbomFormat};
 
 /// Requirements made ready.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Proof {
+    /// Another one for what is read or bound anew.
+    pub number: Number,
     /// Everybody that the requirements may speak of.
     pub authorities: Vec<Arc<Authority>>,
     /// It is asked of images in quarantine as well, since these are not refused for that.
@@ -197,7 +199,16 @@ impl Proof {
             None => None,
         };
         let life = asked.life.map(|wire| wire.grace.map_or(Duration::ZERO, api::ShortDuration::get));
-        Ok(Self { authorities, even_held: false, platforms: Platforms::default(), signatures, sbom, vulnerabilities, life })
+        Ok(Self {
+            number: Number::next(),
+            authorities,
+            even_held: false,
+            platforms: Platforms::default(),
+            signatures,
+            sbom,
+            vulnerabilities,
+            life,
+        })
     }
 
     /// The same with the trusted roots that are at hand, for nodes of these platforms.
@@ -205,6 +216,7 @@ impl Proof {
     pub fn bound(&self, roots: &Roots, platforms: &Platforms) -> Self {
         let bind = |all: &[Arc<Authority>]| all.iter().map(|authority| Arc::new(authority.bound(roots))).collect::<Vec<_>>();
         Self {
+            number: Number::next(),
             authorities: bind(&self.authorities),
             even_held: self.even_held,
             platforms: platforms.clone(),
