@@ -376,7 +376,7 @@ impl Lookups {
             Err(error) => return Outcome::Misbehaved(error),
         };
         let (repository, class) = (subject.repository(), Class::Polling);
-        let context = Context { registry: Some(registry), endpoint: &endpoint, access, repository, class, namespace: "" };
+        let context = Context { registry: Some(registry), endpoint: &endpoint, access, repository, class, namespace: "", known: true };
         self.parts
             .ask(&context, async |client| {
                 let (endpoint, credentials, now) = (&endpoint, &*access.credentials, Timestamp::now());

@@ -78,6 +78,8 @@ pub(super) struct Context<'a> {
     pub(super) repository: &'a str,
     pub(super) class: Class,
     pub(super) namespace: &'a str,
+    /// Something is known of it from before: then nobody waits to see whether a registry that is out answers again.
+    pub(super) known: bool,
 }
 
 pub(super) fn endpoint(host: &str, registry: Option<&Arc<RegistryEntry>>) -> Result<Endpoint, String> {
@@ -142,7 +144,8 @@ impl Parts {
             Err(error) => return Outcome::Misbehaved(error),
         };
         let repository = image.repository();
-        let context = Context { registry, endpoint: &endpoint, access, repository, class: Class::Admission, namespace };
+        let known = self.last_digest(image, Some(access)).is_some();
+        let context = Context { registry, endpoint: &endpoint, access, repository, class: Class::Admission, namespace, known };
         let tag = TagOrDigest::Tag(image.tag().unwrap_or("latest"));
         self.ask(&context, async |client| client.resolve(&endpoint, &access.credentials, repository, tag).await).await
     }
@@ -213,7 +216,8 @@ impl Parts {
             Ok(endpoint) => endpoint,
             Err(error) => return Outcome::Misbehaved(error),
         };
-        let context = Context { registry, endpoint: &endpoint, access, repository: subject.repository(), class, namespace };
+        let known = self.index.read().image(subject).is_some();
+        let context = Context { registry, endpoint: &endpoint, access, repository: subject.repository(), class, namespace, known };
         let keeper = provider::keeper(registry.map_or(QuarantineProvider::None, |registry| registry.provider));
         let outcome = self
             .ask_with(&context, pass, async |client| {
@@ -283,7 +287,7 @@ impl Parts {
         let about = context.registry.zip(health.clone()).map(|(registry, health)| About::of(context, registry, health));
         if let Some(outage) = health.as_ref().and_then(|health| health.out()) {
             let again = match (context.class, about.clone()) {
-                (Class::Admission, Some(about)) => self.answers_again(about).await,
+                (Class::Admission, Some(about)) => self.answers_again(about, !context.known).await,
                 _ => false,
             };
             if !again {
@@ -382,7 +386,7 @@ mod tests {
         let parts = Arc::new(Parts::new(client, SharedIndex::default(), None, Metrics::new().0, Lives::default()));
         let (endpoint, access) = (endpoint("registry.example", None).unwrap(), crate::wallet::anonymous());
         let (repository, class, namespace) = ("team/app", Class::Admission, "team");
-        let context = Context { registry: None, endpoint: &endpoint, access: &access, repository, class, namespace };
+        let context = Context { registry: None, endpoint: &endpoint, access: &access, repository, class, namespace, known: false };
         for kind in [OutageKind::Connect, OutageKind::TimedOut, OutageKind::ServerError] {
             let outage = Outage { kind, message: "out".to_owned() };
             let outcome: Outcome<()> = parts.meaning(&context, Failure::Outage(outage)).await;

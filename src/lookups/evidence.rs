@@ -93,7 +93,8 @@ impl Parts {
 
     /// The operator's regular look at a registry ended in an outage: it counts as one only with the evidence that every other has to have.
     pub(super) async fn suspect(self: &Arc<Self>, registry: &Arc<RegistryEntry>, endpoint: &Endpoint, access: &Access, outage: &Outage) {
-        let context = Context { registry: Some(registry), endpoint, access, repository: "", class: Class::Polling, namespace: "" };
+        let context =
+            Context { registry: Some(registry), endpoint, access, repository: "", class: Class::Polling, namespace: "", known: false };
         let _found: Outcome<()> = self.outage(&context, outage.clone()).await;
     }
 
@@ -168,7 +169,7 @@ impl Parts {
 
     /// Whether a registry that is out answers again, for a question that came meanwhile: one look for all of them, so that the first review after
     /// a recovery is answered by the registry and not by what was true a few seconds ago.
-    pub(super) async fn answers_again(self: &Arc<Self>, about: About) -> bool {
+    pub(super) async fn answers_again(self: &Arc<Self>, about: About, wait: bool) -> bool {
         let (parts, asked) = (self.clone(), about.clone());
         let look = || async move {
             let well = parts.is_well(&asked, None, HALF_OPEN).await;
@@ -178,7 +179,12 @@ impl Parts {
             Found { value: well, fresh_for: BETWEEN_HALF_OPEN }
         };
         let key = ProbeKey::Again(about.registry.clone());
-        self.probes.get(key, about.ticket(), Instant::now() + HALF_OPEN, look).await.unwrap_or_default()
+        if wait {
+            self.probes.get(key, about.ticket(), Instant::now() + HALF_OPEN, look).await.unwrap_or_default()
+        } else {
+            self.probes.launch(key, about.ticket(), look);
+            false
+        }
     }
 
     /// A registry answers, by whatever sign.

@@ -154,7 +154,9 @@ impl Parts {
             let outcome = match endpoint(rival.host(), Some(&rival.registry)) {
                 Ok(endpoint) => {
                     let (registry, repository) = (Some(&rival.registry), &*rival.repository);
-                    let context = Context { registry, endpoint: &endpoint, access: &access, repository, class, namespace: &namespace };
+                    let known = self.found_held.lock().get(&place(&rival)).is_some();
+                    let context =
+                        Context { registry, endpoint: &endpoint, access: &access, repository, class, namespace: &namespace, known };
                     self.ask(&context, async |client| client.holds(&endpoint, &access.credentials, repository).await).await
                 }
                 Err(error) => Outcome::Misbehaved(error),

@@ -134,7 +134,8 @@ impl Parts {
             Err(error) => return Outcome::Misbehaved(error),
         };
         let repository = image.repository();
-        let context = Context { registry: Some(registry), endpoint: &endpoint, access, repository, class: Class::Admission, namespace };
+        let context =
+            Context { registry: Some(registry), endpoint: &endpoint, access, repository, class: Class::Admission, namespace, known: false };
         let reference = match image.digest() {
             Some(digest) => TagOrDigest::Digest(digest),
             None => TagOrDigest::Tag(image.tag().unwrap_or("latest")),

@@ -201,8 +201,9 @@ impl Parts {
         let outcome = match endpoint(key.subject.registry(), registry.as_ref()) {
             Ok(endpoint) => {
                 let repository = key.subject.repository();
-                let context =
-                    Context { registry: registry.as_ref(), endpoint: &endpoint, access: &access, repository, class, namespace: &namespace };
+                let known = self.index.read().image(&key.subject).is_some_and(|known| known.evidence.is_some());
+                let (registry, namespace) = (registry.as_ref(), &*namespace);
+                let context = Context { registry, endpoint: &endpoint, access: &access, repository, class, namespace, known };
                 match self.gather(&context, &key.subject, &Arc::from(authorities)).await {
                     Ok(evidence) => Outcome::Found(Arc::new(evidence)),
                     Err(end) => end,
