@@ -163,6 +163,11 @@ pub struct Busy {
     pub retry_after: Duration,
 }
 
+impl Busy {
+    /// There is no answer to go by: nobody was asked, or another answered than whom the rules name by now.
+    pub const UNANSWERED: Self = Self { cause: BusyCause::Deadline, retry_after: Duration::from_secs(1) };
+}
+
 /// What held an answer up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum BusyCause {

@@ -22,7 +22,7 @@ use crate::{
     line::Class,
     lookups::{Access, Asker, Lookups, NoAccess},
     metrics::{Metrics, Phase, PhaseLabels, ReviewLabels},
-    origin::{self, Origin, Rival, Said},
+    origin::{self, Origin, Rival},
     pod::{self, MOST_IMAGES, Named, Pod},
     policy::RegistryEntry,
     review::{Request, Response},
@@ -320,22 +320,23 @@ impl Gate {
         if want.rivals.is_empty() {
             return Some(Origin::Free);
         }
-        let said = want.rivals.iter().map(|rival| Some((rival, self.held_at_hand(rival)?)));
+        let held = |rival| self.lookups.held_at_hand(rival, &self.access_at_hand(rival)?);
+        let said = want.rivals.iter().map(|rival| Some((rival, held(rival)?)));
         Some(origin::weigh(want.image, &said.collect::<Option<Vec<_>>>()?))
     }
 
-    fn held_at_hand(&self, rival: &Rival) -> Option<Said> {
-        self.lookups.held_at_hand(rival, &self.wallet.own_at_hand(&rival.registry, rival.host())?)
+    fn access_at_hand(&self, rival: &Rival) -> Option<Access> {
+        self.wallet.own_at_hand(&rival.registry, rival.host())
     }
 
     /// The same for what is never refused; what is not at hand is asked for, so that the next one finds it.
     fn origin_at_a_glance(&self, image: &Reference, rivals: &[Rival], namespace: &str) -> Origin {
         let mut known = Vec::with_capacity(rivals.len());
         for rival in rivals {
-            match (self.held_at_hand(rival), self.wallet.own_at_hand(&rival.registry, rival.host())) {
-                (Some(said), _) => known.push((rival, said)),
-                (None, Some(access)) => self.lookups.launch_held(rival, access, namespace),
-                (None, None) => {}
+            let Some(access) = self.access_at_hand(rival) else { continue };
+            match self.lookups.held_at_hand(rival, &access) {
+                Some(said) => known.push((rival, said)),
+                None => self.lookups.launch_held(rival, access, namespace, Class::Admission),
             }
         }
         origin::weigh(image, &known)

@@ -43,7 +43,6 @@ use crate::{
     index::{self, Known},
     line::Class,
     metrics::{Asked, Metrics, QuestionLabels},
-    origin::Origin,
     policy::RegistryEntry,
     proof::Proof,
     provider::{self, Question, Seen},
@@ -94,17 +93,13 @@ impl Lookups {
         let known = self.parts.index.read().image(&subject)?;
         let AtHand { evidence, proven } = prove::at_hand(&known, proofs).ok()?;
         suffices(&known, &subject, registry, inside).then(|| Sight {
-            evidence,
-            proven,
-            origin: Origin::Free,
             subject: Some(subject),
             certain: true,
             outcome: Outcome::Found(known.facts.clone()),
-            last: None,
             source: Source::Known,
-            listed: registry.is_some(),
-            processor,
-            permit: None,
+            evidence,
+            proven,
+            ..Sight::blind(None, registry.is_some(), processor)
         })
     }
 
@@ -134,12 +129,8 @@ impl Lookups {
             outcome,
             last,
             source,
-            listed,
-            processor: asker.processor,
-            permit: None,
             evidence,
-            proven: false,
-            origin: Origin::Free,
+            ..Sight::blind(None, listed, asker.processor)
         };
         let (subject, resolved_now) = match image.subject() {
             Some(subject) => (subject, Source::Known),
@@ -228,14 +219,10 @@ impl Lookups {
                     subject: Some(subject),
                     certain: true,
                     outcome,
-                    last: None,
                     source: Source::Known,
-                    listed,
-                    processor,
-                    permit: None,
                     evidence,
                     proven,
-                    origin: Origin::Free,
+                    ..Sight::blind(None, listed, processor)
                 })
             }
             _ => {

@@ -9,12 +9,12 @@
 //! here is a function of values; [`crate::lookups`] asks, with the Registry's own credentials and never with those of a pod, whose author could bring
 //! some that see nothing.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc};
 
 use jiff::Timestamp;
 
 use crate::{
-    facts::{Busy, BusyCause, Outcome},
+    facts::{Busy, Outcome},
     image::Reference,
     policy::RegistryEntry,
 };
@@ -139,8 +139,7 @@ pub fn weigh(image: &Reference, said: &[(&Rival, Said)]) -> Origin {
 /// The same by what was last found, where nobody is asked: what was never found out opens nothing.
 #[must_use]
 pub fn recall(image: &Reference, rivals: &[Rival], held: impl Fn(&Rival) -> Option<Outcome<bool>>) -> Origin {
-    const NOT_ASKED: Outcome<bool> = Outcome::Busy(Busy { cause: BusyCause::Deadline, retry_after: Duration::from_secs(1) });
-    let said = rivals.iter().map(|rival| (rival, Said { outcome: held(rival).unwrap_or(NOT_ASKED), free_at: None }));
+    let said = rivals.iter().map(|rival| (rival, Said { outcome: held(rival).unwrap_or(Outcome::Busy(Busy::UNANSWERED)), free_at: None }));
     weigh(image, &said.collect::<Vec<_>>())
 }
 

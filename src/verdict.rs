@@ -72,7 +72,7 @@ impl Sight {
         Self {
             subject: None,
             certain: false,
-            outcome: Outcome::Busy(Busy { cause: BusyCause::Deadline, retry_after: Duration::from_secs(1) }),
+            outcome: Outcome::Busy(Busy::UNANSWERED),
             last: None,
             source: Source::Asked,
             listed,

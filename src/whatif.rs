@@ -6,7 +6,7 @@
 
 mod observed;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
 use jiff::Timestamp;
 
@@ -139,19 +139,17 @@ pub fn judge<'a>(setting: &Setting<'a>, asked: Asked<'a>, records: &impl Records
     };
     let last =
         |(subject, known): (&Subject, &Arc<Known>)| (known.facts.clone(), index::last_seen(known, subject, registry.map(AsRef::as_ref)));
+    let processor = registry.is_some_and(|registry| registry.is_processor(asked.namespace, asked.service_account));
     let sight = Sight {
         certain,
         last: subject.as_ref().zip(known.as_ref()).filter(|_| believed.is_err()).map(last),
-        outcome: believed.as_ref().map_or(Outcome::Busy(NOBODY_ASKED), |facts| Outcome::Found(facts.clone())),
+        outcome: believed.as_ref().map_or(Outcome::Busy(Busy::UNANSWERED), |facts| Outcome::Found(facts.clone())),
         source: Source::Known,
-        listed: registry.is_some(),
-        processor: registry.is_some_and(|registry| registry.is_processor(asked.namespace, asked.service_account)),
         evidence: known.as_ref().and_then(|known| known.evidence.clone()).map(Outcome::Found),
-        // What the registry shows to whom nobody asks; what is bad is bad for all of them.
-        permit: Some(Outcome::Found(())),
-        proven: false,
         origin: origin::recall(image, &spoken.rivals, |rival| records.held(rival)),
         subject,
+        // What the registry shows to whom nobody asks; what is bad is bad for all of them.
+        ..Sight::blind(Some(Outcome::Found(())), registry.is_some(), processor)
     };
     let unkept = believed.is_err() && is_unkept(registry.map(AsRef::as_ref)) && (certain || !setting.may_waive_release());
     let foreseen = unkept.then(|| {
@@ -176,9 +174,6 @@ pub fn judge<'a>(setting: &Setting<'a>, asked: Asked<'a>, records: &impl Records
     }
     Judged { subject: sight.subject, stands }
 }
-
-/// Nothing opens on this.
-const NOBODY_ASKED: Busy = Busy { cause: BusyCause::Deadline, retry_after: Duration::from_secs(1) };
 
 /// What is written of an image, if it can be gone by.
 fn believe(

@@ -88,14 +88,9 @@ fn rejudge(world: &World) -> Duration {
             subject: Some(subject.clone()),
             certain: true,
             outcome: Outcome::Found(known.facts.clone()),
-            last: None,
             source: Source::Known,
-            listed: true,
-            processor: false,
-            permit: None,
             evidence: known.evidence.clone().map(Outcome::Found),
-            proven: false,
-            origin: lazaretto::origin::Origin::Free,
+            ..Sight::blind(None, true, false)
         };
         let considered = setting.consider(spoken, Some(&sight));
         assert_eq!(considered.opinions.len(), world::POLICIES);

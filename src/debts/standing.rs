@@ -61,9 +61,10 @@ impl Standing {
         let rivals = if policies.is_empty() { Vec::new() } else { rules.rivals(named, registry) };
         let (contested, told) = (!rivals.is_empty(), setting.is_told(&rivals, service_account));
         let origin = origin::recall(&running, &rivals, held);
-        let unseen =
-            contested.then(|| Sight { origin: origin.clone(), ..Sight::blind(Some(Outcome::Found(())), registry.is_some(), false) });
-        let sight = found.map(|found| Sight {
+        let processor = registry.is_some_and(|registry| registry.is_processor(namespace, service_account));
+        // Its permission was asked for when the pod was admitted; nobody asks again for what runs.
+        let unseen = Sight { origin, ..Sight::blind(Some(Outcome::Found(())), registry.is_some(), processor) };
+        let seen = |found: Finding| Sight {
             evidence: match &found {
                 Finding::Known(known) => known.evidence.clone().map(Outcome::Found),
                 Finding::Ended(_) => None,
@@ -74,16 +75,11 @@ impl Standing {
                 Finding::Known(known) => Outcome::Found(known.facts.clone()),
                 Finding::Ended(outcome) => outcome,
             },
-            last: None,
             source: Source::Known,
-            listed: registry.is_some(),
-            // It was asked of the pod when it was admitted; nobody asks again for what runs.
-            permit: Some(Outcome::Found(())),
-            processor: registry.is_some_and(|registry| registry.is_processor(namespace, service_account)),
-            proven: false,
-            origin,
-        });
-        let sight = sight.or(unseen);
+            ..unseen.clone()
+        };
+        // Of what nothing is known its origin may be.
+        let sight = found.map(seen).or_else(|| contested.then(|| unseen.clone()));
         let (mut owing, mut refused) = (Vec::new(), Vec::new());
         let mut first: Option<Why> = None;
         let (mut fell, mut quiet, mut judged) = (true, true, false);

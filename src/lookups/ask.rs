@@ -174,7 +174,7 @@ impl Parts {
             Ok(Seen::Pending(why)) => Outcome::Pending(why),
             Ok(Seen::State(_)) if self.place_of(key.subject.registry(), key.subject.repository()) != key.place => {
                 // Somebody else answered than whom the Registry object names by now.
-                Outcome::Busy(Busy { cause: BusyCause::Deadline, retry_after: Duration::from_secs(1) })
+                Outcome::Busy(Busy::UNANSWERED)
             }
             Ok(Seen::State(observation)) if key.record => {
                 let unwritten = self.unwritten(&key.subject, &observation);

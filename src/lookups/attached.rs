@@ -4,7 +4,7 @@
 //! signatures and attestations. Each thing is checked as soon as it is here, and forgotten; what stays is the evidence. What is there and cannot be
 //! used (too large, another digest, no bundle) proves nothing, and the evidence says so.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use super::ask::{Context, Parts};
 use crate::{
     api::Evidence,
-    facts::{Busy, BusyCause, Outcome},
+    facts::{Busy, Outcome},
     image::Digest,
     proof::{
         Authority,
@@ -176,7 +176,7 @@ impl Parts {
             Ok(checked) => Ok(checked),
             Err(error) => {
                 tracing::error!(%error, "a signature was not checked");
-                Err(Outcome::Busy(Busy { cause: BusyCause::Deadline, retry_after: Duration::from_secs(1) }))
+                Err(Outcome::Busy(Busy::UNANSWERED))
             }
         }
     }

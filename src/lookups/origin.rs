@@ -18,7 +18,7 @@ use super::{
     ticket,
 };
 use crate::{
-    facts::{Busy, BusyCause, Outcome},
+    facts::{Busy, Outcome},
     flights::Found,
     image::Subject,
     line::Class,
@@ -66,9 +66,9 @@ impl Lookups {
     }
 
     /// Has it asked, so that whoever comes next finds it.
-    pub fn launch_held(&self, rival: &Rival, access: Access, namespace: &str) {
+    pub fn launch_held(&self, rival: &Rival, access: Access, namespace: &str, class: Class) {
         let (key, ticket) = (HoldsKey::new(rival, &access), ticket(Some(&rival.registry), namespace));
-        self.parts.holds.launch(key, ticket, || self.parts.clone().held(rival.clone(), access, namespace.to_owned(), Class::Admission));
+        self.parts.holds.launch(key, ticket, || self.parts.clone().held(rival.clone(), access, namespace.to_owned(), class));
     }
 
     /// How a registry was last found by this replica, at any age: whether it holds it, or that it does not show that.
@@ -83,8 +83,7 @@ impl Lookups {
         if last.is_some_and(|(_, at)| Timestamp::now().duration_since(at).as_secs() > REGULARLY)
             && let Some(access) = access()
         {
-            let (key, ticket) = (HoldsKey::new(rival, &access), ticket(Some(&rival.registry), ""));
-            self.parts.holds.launch(key, ticket, || self.parts.clone().held(rival.clone(), access, String::new(), Class::Polling));
+            self.launch_held(rival, access, "", Class::Polling);
         }
     }
 
@@ -166,9 +165,7 @@ impl Parts {
             let now = rules.registries.get(&rival.registry.name).map(|registry| Rival { registry: registry.clone(), ..rival.clone() });
             let outcome = match outcome {
                 // Somebody else answered than whom the Registry object names by now.
-                Outcome::Found(_) if now.as_ref() != Some(&rival) => {
-                    Outcome::Busy(Busy { cause: BusyCause::Deadline, retry_after: std::time::Duration::from_secs(1) })
-                }
+                Outcome::Found(_) if now.as_ref() != Some(&rival) => Outcome::Busy(Busy::UNANSWERED),
                 other => other,
             };
             self.found_held.lock().learn(place(&rival), &outcome, Timestamp::now());

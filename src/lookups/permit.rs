@@ -17,7 +17,7 @@ use super::{
     ticket,
 };
 use crate::{
-    facts::{Busy, BusyCause, Outcome},
+    facts::{Busy, Outcome},
     flights::Found,
     image::Reference,
     line::Class,
@@ -109,9 +109,7 @@ impl Parts {
         let elsewhere = self.place_of(key.image.registry(), key.image.repository()) != key.place;
         let outcome = match outcome {
             // Somebody else answered than whom the Registry object names by now.
-            Outcome::Found(()) if elsewhere => {
-                Outcome::Busy(Busy { cause: BusyCause::Deadline, retry_after: std::time::Duration::from_secs(1) })
-            }
+            Outcome::Found(()) if elsewhere => Outcome::Busy(Busy::UNANSWERED),
             other => other,
         };
         let found = self.found(outcome, self.lives.permit);

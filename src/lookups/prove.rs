@@ -6,7 +6,6 @@
 use std::{
     hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher},
     sync::Arc,
-    time::Duration,
 };
 
 use futures::{FutureExt as _, future::BoxFuture};
@@ -22,7 +21,7 @@ use super::{
 };
 use crate::{
     api::{Evidence, MAX_LOOKED_FOR},
-    facts::{Busy, BusyCause, Facts, Outcome, is_within},
+    facts::{Busy, Facts, Outcome, is_within},
     flights::Found,
     image::Subject,
     index::{BAD_IS_FRESH, Known, Rules},
@@ -217,7 +216,7 @@ impl Parts {
             .inc();
         let outcome = match outcome {
             Outcome::Found(_) if self.place_of(key.subject.registry(), key.subject.repository()) != key.place => {
-                Outcome::Busy(Busy { cause: BusyCause::Deadline, retry_after: Duration::from_secs(1) })
+                Outcome::Busy(Busy::UNANSWERED)
             }
             other => other,
         };

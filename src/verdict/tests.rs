@@ -37,19 +37,7 @@ fn subject() -> Subject {
 }
 
 fn sight(outcome: Outcome<Facts>) -> Sight {
-    Sight {
-        subject: Some(subject()),
-        certain: true,
-        outcome: outcome.map(Arc::new),
-        last: None,
-        source: Source::Asked,
-        listed: true,
-        processor: false,
-        permit: None,
-        evidence: None,
-        proven: false,
-        origin: crate::origin::Origin::Free,
-    }
+    Sight { subject: Some(subject()), certain: true, outcome: outcome.map(Arc::new), last: None, ..Sight::blind(None, true, false) }
 }
 
 fn case<'p, 'a>(policy: &'p Policy, image: &'a Reference, waivers: &'a [&'a Waiver]) -> Case<'p, 'a> {

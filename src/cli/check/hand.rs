@@ -126,8 +126,8 @@ impl Asking {
         Some(self.lookups.permit(image, registry, Ok(shown), "", self.deadline).await)
     }
 
-    fn access(&self, image: &Reference) -> Access {
-        let credentials = self.keyring.lookup(image.name()).into_iter().next().unwrap_or_default();
+    fn access(&self, name: &str) -> Access {
+        let credentials = self.keyring.lookup(name).into_iter().next().unwrap_or_default();
         Access { identity: credentials.identity(Holder::Registry), credentials: Arc::new(credentials), own: true }
     }
 
@@ -138,7 +138,7 @@ impl Asking {
         world: &World,
         proofs: &[&Proof],
     ) -> (Option<Subject>, Outcome<Arc<Evidence>>) {
-        let (registry, access) = (world.rules.registry_of(image), Ok(self.access(image)));
+        let (registry, access) = (world.rules.registry_of(image), Ok(self.access(image.name())));
         let asker = Asker { namespace: "", access, deadline: self.deadline, record: false, processor: false, inside: false, proofs };
         let subject = match image.subject() {
             Some(subject) => subject,
@@ -152,7 +152,7 @@ impl Asking {
     }
 
     async fn see(&self, image: &Reference, world: &World, demand: Demand) -> (Sight, Arc<Credentials>) {
-        let access = if demand == Demand::Anonymous { anonymous() } else { self.access(image) };
+        let access = if demand == Demand::Anonymous { anonymous() } else { self.access(image.name()) };
         let credentials = access.credentials.clone();
         let proofs = world.rules.proofs_for(image.name());
         let asker = Asker {
@@ -170,9 +170,7 @@ impl Asking {
     /// Whether other registries go before that of an image.
     async fn origin(&self, image: &Reference, rivals: &[Rival]) -> Origin {
         let said = rivals.iter().map(|rival| async move {
-            let credentials = self.keyring.lookup(&format!("{}/{}", rival.host(), rival.repository)).into_iter().next().unwrap_or_default();
-            let access = Access { identity: credentials.identity(Holder::Registry), credentials: Arc::new(credentials), own: true };
-            (rival, self.lookups.held(rival, Ok(access), "", self.deadline, Class::Admission).await)
+            (rival, self.lookups.held(rival, Ok(self.access(&rival.name())), "", self.deadline, Class::Admission).await)
         });
         origin::weigh(image, &futures::future::join_all(said).await)
     }
@@ -231,7 +229,7 @@ async fn with_origin(mut hand: Hand, image: &Reference, world: &World, asking: O
     }
     hand.sight.origin = match asking {
         Some(asking) => asking.origin(image, &rivals).await,
-        None => Origin::Open { outcome: Outcome::Busy(NOT_ASKED), free_at: None },
+        None => Origin::Open { outcome: Outcome::Busy(Busy::UNANSWERED), free_at: None },
     };
     let gap = match (&hand.sight.origin, asking) {
         (Origin::Free | Origin::Held(_), _) => None,
@@ -249,19 +247,7 @@ async fn with_origin(mut hand: Hand, image: &Reference, world: &World, asking: O
 async fn at_hand(image: &Reference, demand: Demand, world: &World, asking: Option<&Asking>, cluster: bool) -> Hand {
     let listed = world.rules.registry_of(image).is_some();
     let hand = |subject, outcome, last, gap| Hand {
-        sight: Sight {
-            subject,
-            certain: true,
-            outcome,
-            last,
-            source: Source::Known,
-            listed,
-            processor: false,
-            permit: None,
-            evidence: None,
-            proven: false,
-            origin: Origin::Free,
-        },
+        sight: Sight { subject, certain: true, outcome, last, source: Source::Known, ..Sight::blind(None, listed, false) },
         gap,
     };
     let known = |subject: Subject, known: &Known| {
@@ -286,14 +272,14 @@ async fn at_hand(image: &Reference, demand: Demand, world: &World, asking: Optio
         let gap = gap_of(&sight, &credentials, world.rules.registry_of(image).map(AsRef::as_ref), cluster);
         // What is to be shown to everybody is shown no credentials, whatever are given.
         let gap = gap.filter(|gap| demand != Demand::Anonymous || *gap != Gap::Credentials);
-        let sight = if gap.is_some() { Sight { outcome: Outcome::Busy(NOT_ASKED), ..sight } } else { sight };
+        let sight = if gap.is_some() { Sight { outcome: Outcome::Busy(Busy::UNANSWERED), ..sight } } else { sight };
         return Hand { sight, gap };
     }
-    let Some(subject) = subject else { return hand(None, Outcome::Busy(NOT_ASKED), None, Some(Gap::Tag)) };
+    let Some(subject) = subject else { return hand(None, Outcome::Busy(Busy::UNANSWERED), None, Some(Gap::Tag)) };
     let written = world.index.read().image(&subject);
     let Some(written) = written else {
         let gap = if cluster { Gap::Unseen } else { Gap::Facts };
-        return hand(Some(subject), Outcome::Busy(NOT_ASKED), None, Some(gap));
+        return hand(Some(subject), Outcome::Busy(Busy::UNANSWERED), None, Some(gap));
     };
     let registry = world.rules.registry_of(image).map(AsRef::as_ref);
     if index::is_believed(&written, &subject, registry, Timestamp::now()) {
@@ -301,11 +287,8 @@ async fn at_hand(image: &Reference, demand: Demand, world: &World, asking: Optio
     }
     let seen = index::last_seen(&written, &subject, registry);
     let gap = Gap::Stale(written.facts.state, seen);
-    hand(Some(subject), Outcome::Busy(NOT_ASKED), Some((written.facts.clone(), seen)), Some(gap))
+    hand(Some(subject), Outcome::Busy(Busy::UNANSWERED), Some((written.facts.clone(), seen)), Some(gap))
 }
-
-/// Nothing opens on this.
-const NOT_ASKED: Busy = Busy { cause: BusyCause::Deadline, retry_after: Duration::from_secs(1) };
 
 /// What the registry's answer leaves open because it is this program that asked, and not the cluster.
 fn gap_of(sight: &Sight, credentials: &Credentials, registry: Option<&RegistryEntry>, cluster: bool) -> Option<Gap> {
@@ -327,19 +310,7 @@ mod tests {
     use crate::facts::{Facts, Outage, OutageKind};
 
     fn sight(outcome: Outcome<Arc<Facts>>) -> Sight {
-        Sight {
-            subject: None,
-            certain: false,
-            outcome,
-            last: None,
-            source: Source::Asked,
-            listed: true,
-            processor: false,
-            permit: None,
-            evidence: None,
-            proven: false,
-            origin: Origin::Free,
-        }
+        Sight { outcome, ..Sight::blind(None, true, false) }
     }
 
     #[test]
