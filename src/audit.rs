@@ -34,7 +34,7 @@ pub fn admission(request: &Request<'_>, line: &Line) {
         path = line.path,
         image = line.image,
         digest = line.digest.as_deref().unwrap_or_default(),
-        policies = line.policies.join(","),
+        policies = line.policies,
         mode = line.mode.as_str(),
         verdict = line.answered.as_str(),
         basis = ?line.basis,

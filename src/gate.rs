@@ -79,6 +79,14 @@ struct Question<'a> {
     inside: bool,
 }
 
+/// What judging goes by when something was waited for.
+struct Later {
+    rules: Arc<Rules>,
+    /// Of the namespace, if they are held.
+    labels: Option<Arc<BTreeMap<String, String>>>,
+    now: Timestamp,
+}
+
 /// A request whose pods are read, as far as they can be.
 type PodRequest<'a> = Request<'a, Result<Pod<'a>, String>>;
 
@@ -86,6 +94,25 @@ type PodRequest<'a> = Request<'a, Result<Pod<'a>, String>>;
 fn spoken<'a>(setting: &Setting<'a>, named: &[Named<'a>]) -> Vec<Spoken<'a>> {
     let spoken = named.iter().map(|named| setting.spoken(FieldPath::Pod(*named), named.image));
     spoken.filter(|spoken| !spoken.is_unspoken()).collect()
+}
+
+/// Judges by other rules than those by which it was found out what is at hand. None where that does not suffice any more.
+fn judge_anew(
+    before: &Rules,
+    rules: &Rules,
+    setting: &Setting<'_>,
+    named: &[Named<'_>],
+    sights: &[(Reference, Sight)],
+) -> Option<Judgement> {
+    let spoken = spoken(setting, named);
+    let place = |rules: &Rules, image: &Reference| {
+        let registry = rules.registry_of(image);
+        (registry.map(|registry| registry.place), rules.rivals(image, registry))
+    };
+    let suffices = |spoken: &Spoken<'_>| {
+        spoken.wants().is_none_or(|image| place(before, image) == place(rules, image) && sights.iter().any(|(of, _)| of == image))
+    };
+    spoken.iter().all(suffices).then(|| judgement::conclude(&setting.consider_all(spoken, sight_in(sights))))
 }
 
 fn sight_in<'a>(sights: &'a [(Reference, Sight)]) -> impl Fn(&Reference) -> Option<&'a Sight> {
@@ -152,54 +179,42 @@ impl Gate {
         let question = Question { bearer: &bearer, deadline, record: !dry_run, inside: setting.denies_digests() };
         let (sights, waited) = self.sights(&wanted, &question).await;
         let mut sights: Vec<(Reference, Sight)> = wanted.into_iter().map(|want| want.image.clone()).zip(sights).collect();
-        let judgement = if waited {
-            // What is asked of a registry takes a while, in which somebody may have held an image, denied it, or changed who is to be asked.
-            let Some(judgement) = self.judge_anew((&rules, scope, &bearer, &labels), begun, &named, &mut sights) else {
-                return Response::later(uid, "policies or registries changed while this pod was judged: try again".to_owned(), 1);
-            };
-            judgement
-        } else {
-            judgement::conclude(&setting.consider_all(spoken, sight_in(&sights)))
+        let later = waited.then(|| self.meanwhile(namespace, begun, &mut sights));
+        let same = |later: &Later| Arc::ptr_eq(&rules, &later.rules) && later.labels.as_ref().is_none_or(|now| labels == *now);
+        let judgement = match later {
+            Some(later) if !(same(&later) && setting.holds_until(later.now)) => {
+                let labels = later.labels.as_ref().unwrap_or(&labels);
+                let setting = Setting::new(&later.rules, scope, namespace, labels, later.now).of_account(bearer.service_account);
+                let Some(judgement) = judge_anew(&rules, &later.rules, &setting, &named, &sights) else {
+                    return Response::later(uid, "policies or registries changed while this pod was judged: try again".to_owned(), 1);
+                };
+                judgement
+            }
+            later => {
+                let now = later.map_or(begun, |later| later.now);
+                judgement::conclude(&setting.at(now).consider_all(spoken, sight_in(&sights)))
+            }
         };
         self.tell(request, pod, namespace, &judgement, dry_run);
         respond(uid, judgement)
     }
 
-    /// Judges by the rules as they are now, and by what has become known to be bad meanwhile. None where what was found out does not suffice
-    /// any more.
-    fn judge_anew(
-        &self,
-        (before, scope, bearer, labels): (&Rules, Scope, &Bearer<'_>, &BTreeMap<String, String>),
-        begun: Timestamp,
-        named: &[Named<'_>],
-        sights: &mut [(Reference, Sight)],
-    ) -> Option<Judgement> {
-        let (rules, by_now) = {
-            let index = self.index.read();
-            for (_, sight) in sights.iter_mut() {
-                // That was by the rules as they were.
-                sight.proven = false;
-                let known = sight.subject.as_ref().and_then(|subject| index.image(subject));
-                // What the registry said in answer is not older than what was written before it was asked.
-                let newer = |known: &Known| sight.source == Source::Known || known.facts.observed_at >= begun;
-                let known = known.filter(|known| known.facts.state.is_bad() && newer(known));
-                if let Some(known) = known {
-                    sight.outcome = Outcome::Found(known.facts.clone());
-                }
+    /// What is asked of a registry takes a while, in which somebody may have held an image, denied it, or changed who is to be asked. What
+    /// has become known to be bad is put into the sights.
+    fn meanwhile(&self, namespace: &str, begun: Timestamp, sights: &mut [(Reference, Sight)]) -> Later {
+        let index = self.index.read();
+        for (_, sight) in sights.iter_mut() {
+            // That was by the rules as they were.
+            sight.proven = false;
+            let known = sight.subject.as_ref().and_then(|subject| index.image(subject));
+            // What the registry said in answer is not older than what was written before it was asked.
+            let newer = |known: &Known| sight.source == Source::Known || known.facts.observed_at >= begun;
+            let known = known.filter(|known| known.facts.state.is_bad() && newer(known));
+            if let Some(known) = known {
+                sight.outcome = Outcome::Found(known.facts.clone());
             }
-            (index.rules(), index.namespace(bearer.namespace))
-        };
-        let labels = by_now.as_deref().unwrap_or(labels);
-        let setting = Setting::new(&rules, scope, bearer.namespace, labels, Timestamp::now()).of_account(bearer.service_account);
-        let spoken = spoken(&setting, named);
-        let place = |rules: &Rules, image: &Reference| {
-            let registry = rules.registry_of(image);
-            (registry.map(|registry| registry.place), rules.rivals(image, registry))
-        };
-        let suffices = |spoken: &Spoken<'_>| {
-            spoken.wants().is_none_or(|image| place(before, image) == place(&rules, image) && sights.iter().any(|(of, _)| of == image))
-        };
-        spoken.iter().all(suffices).then(|| judgement::conclude(&setting.consider_all(spoken, sight_in(sights))))
+        }
+        Later { rules: index.rules(), labels: index.namespace(namespace), now: Timestamp::now() }
     }
 
     /// Warns about what a workload's template names, from known facts only, and never refuses.

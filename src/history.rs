@@ -250,6 +250,9 @@ fn fit(object: &ImageStatus, status: &mut ImageStatusStatus) {
 /// At most `limit` characters of a text, without control characters.
 #[must_use]
 pub fn clip(text: &str, limit: usize) -> String {
+    if text.len() <= limit && text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return text.to_owned();
+    }
     text.chars().filter(|character| !character.is_control()).take(limit).collect()
 }
 

@@ -119,6 +119,12 @@ impl<'a> Setting<'a> {
         registry.map_or(Demand::Nothing, |registry| registry.demand(image.repository(), &who))
     }
 
+    /// Whether the same bears there at a later time: no waiver has expired until then.
+    #[must_use]
+    pub fn holds_until(&self, now: Timestamp) -> bool {
+        self.waivers.iter().all(|waiver| now < waiver.expires)
+    }
+
     /// The same at a later time.
     #[must_use]
     pub fn at(mut self, now: Timestamp) -> Self {
@@ -310,8 +316,8 @@ pub struct Line {
     pub image: String,
     /// Its digest, when known.
     pub digest: Option<String>,
-    /// Which policies.
-    pub policies: Vec<String>,
+    /// Which policies, with commas between them.
+    pub policies: String,
     /// In which mode.
     pub mode: Mode,
     /// What it said.
@@ -418,7 +424,7 @@ pub fn conclude(all: &[Considered<'_>]) -> Judgement {
                 path: considered.subjected.path.to_string(),
                 image: crate::history::clip(considered.subjected.text, 400),
                 digest: considered.subject.as_ref().map(|subject| subject.digest().to_string()),
-                policies: policies.into_iter().map(str::to_owned).collect(),
+                policies: policies.join(","),
                 mode: opinion.mode,
                 answered: opinion.answered(),
                 basis: opinion.basis(),

@@ -140,12 +140,13 @@ impl Named<'_> {
     #[must_use]
     pub fn path(&self) -> String {
         let name: String = self.name.chars().take(63).collect();
-        match self.place {
-            Place::InitContainer => format!("spec.initContainers[{name}].image"),
-            Place::Container => format!("spec.containers[{name}].image"),
-            Place::EphemeralContainer => format!("spec.ephemeralContainers[{name}].image"),
-            Place::Volume => format!("spec.volumes[{name}].image.reference"),
-        }
+        let (list, image) = match self.place {
+            Place::InitContainer => ("spec.initContainers[", "].image"),
+            Place::Container => ("spec.containers[", "].image"),
+            Place::EphemeralContainer => ("spec.ephemeralContainers[", "].image"),
+            Place::Volume => ("spec.volumes[", "].image.reference"),
+        };
+        [list, &name, image].concat()
     }
 }
 

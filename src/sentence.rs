@@ -36,8 +36,10 @@ impl Place<'_> {
     fn named(&self) -> String {
         let image = clip(self.image, 300);
         match self.subject {
-            Some(subject) if !self.image.contains('@') => format!("{} {image} ({})", self.path, subject.digest()),
-            _ => format!("{} {image}", self.path),
+            Some(subject) if !self.image.contains('@') => {
+                [&*self.path.to_string(), " ", &image, " (", &subject.digest().to_string(), ")"].concat()
+            }
+            _ => [&*self.path.to_string(), " ", &image].concat(),
         }
     }
 }
@@ -45,7 +47,7 @@ impl Place<'_> {
 /// Why an image is refused by these policies, as one sentence or two.
 #[must_use]
 pub fn refusal(place: &Place<'_>, why: &Why, policies: &[&str]) -> String {
-    format!("{}: {} [{}]", place.named(), reason(why, place.subject), list(policies))
+    [&*place.named(), ": ", &reason(why, place.subject), " [", &list(policies), "]"].concat()
 }
 
 /// `policy a`, `policies a, b`; the first few of many.
@@ -173,12 +175,18 @@ fn state(state: State) -> &'static str {
 pub const WAITS: &str = "waits: ";
 
 fn held(facts: &Facts, subject: Option<&Subject>) -> String {
-    let mut text = format!("{} since {}", state(facts.state), second(facts.since));
+    let mut text = String::with_capacity(512);
+    text += state(facts.state);
+    text += " since ";
+    text += &second(facts.since);
     if !facts.by.is_empty() {
-        text += &format!(" by {}", facts.by);
+        text += " by ";
+        text += &facts.by;
     }
     if !facts.reason.is_empty() {
-        text += &format!(" ({})", facts.reason);
+        text += " (";
+        text += &facts.reason;
+        text.push(')');
     }
     if let Some(missing) = facts.details.strip_prefix(WAITS) {
         text += &format!(". It is released as soon as that is proven: {missing}");
@@ -215,7 +223,7 @@ fn whole_seconds(time: Duration) -> u64 {
 
 /// A time to the second, for people.
 fn second(time: Timestamp) -> String {
-    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+    Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
 }
 
 /// Joins refusals into one message within [`REFUSAL_LIMIT`]: every image by itself on a line where there are several.
@@ -223,10 +231,10 @@ fn second(time: Timestamp) -> String {
 pub fn join(mut lines: Vec<String>) -> String {
     lines.dedup();
     if lines.len() == 1 {
-        return clip_lines(&lines.remove(0));
+        return clip_lines(lines.remove(0));
     }
     let total = lines.len();
-    let mut text = String::new();
+    let mut text = String::with_capacity(REFUSAL_LIMIT.min(lines.iter().map(|line| line.len() + 1).sum()));
     for (at, line) in lines.iter().enumerate() {
         if text.len() + line.len() > REFUSAL_LIMIT - 64 {
             text += &format!("\nand {} more", total - at);
@@ -240,6 +248,9 @@ pub fn join(mut lines: Vec<String>) -> String {
     text
 }
 
-fn clip_lines(text: &str) -> String {
+fn clip_lines(text: String) -> String {
+    if text.len() <= REFUSAL_LIMIT {
+        return text;
+    }
     text.chars().take(REFUSAL_LIMIT).collect()
 }

@@ -8,13 +8,14 @@
 //!   is refused with a challenge; a token; the tag; the manifest. Each of the four takes 200 ms, so less than 800 ms cannot be;
 //! - `cold_burst_upstream_*`: the same of a burst; the worst of five;
 //! - `cold_burst_p99_ms`, `cold_burst_p99_3_replicas_ms`: of those reviews whose own deadline allows a look-up and 50 ms, which is what the burst
-//!   may take; `cold_burst_over_single_ms`: by how much the first of them is above the single one;
+//!   may take; `cold_burst_over_single_ms`: by how much the first of them is above the single one; `cold_burst_echo_over_single_ms`: the same
+//!   of an echo server that reads each review and then answers all of them at one moment: what it takes here to answer a burst at all;
 //! - `cold_burst_differing_answers`: answers to these that are not the most common one, word by word, in all bursts;
 //! - `cold_burst_late`: answers that came when the API server had given up, of all reviews.
 
 use std::{collections::HashMap, net::SocketAddr, path::PathBuf, time::Duration};
 
-use bytes::Bytes;
+use futures::future::join_all;
 use kube::{
     Api,
     api::{DeleteParams, ListParams},
@@ -32,14 +33,15 @@ use serde_json::Value;
 use crate::{
     cluster::{self, ACCOUNT, NAMESPACE},
     figures::{Figures, count, median, milliseconds, quantile},
-    load::{Connections, Protocol},
+    load::PATH,
     registry::{Manner, Registry},
     stack::{self, Identity, Replica, Threads},
+    volley::{Barrel, Shot},
     world::{self, Template},
 };
 
 /// Its figures.
-pub const FIGURES: [&str; 9] = [
+pub const FIGURES: [&str; 10] = [
     "cold_single_ms",
     "cold_single_upstream",
     "cold_burst_upstream_1_replica",
@@ -47,6 +49,7 @@ pub const FIGURES: [&str; 9] = [
     "cold_burst_p99_ms",
     "cold_burst_p99_3_replicas_ms",
     "cold_burst_over_single_ms",
+    "cold_burst_echo_over_single_ms",
     "cold_burst_differing_answers",
     "cold_burst_late",
 ];
@@ -120,6 +123,7 @@ pub async fn measure() -> Figures {
     figures.add("cold_burst_p99_ms", p99(&all[0]), "ms");
     figures.add("cold_burst_p99_3_replicas_ms", p99(&all[1]), "ms");
     figures.add("cold_burst_over_single_ms", p99(&all[0]) - single, "ms");
+    figures.add("cold_burst_echo_over_single_ms", echo(&threads[0], &templates).await, "ms");
     figures.add("cold_burst_differing_answers", count(every().map(|burst| differing(burst, enough)).sum()), "answers");
     figures.add("cold_burst_late", count(late), "answers");
     figures
@@ -133,9 +137,9 @@ async fn bursts(serving: &Threads, registry: &Registry, replicas: usize, templat
         let kubeconfig = cluster::lab().await.kubeconfig_of(NAMESPACE, ACCOUNT).await;
         running.push(serving.run(replica(identity.clone(), registry.address(), kubeconfig)).await);
     }
-    let mut connections = Vec::new();
+    let mut barrels = Vec::new();
     for replica in &running {
-        connections.push(Connections::open(&replica.target, Protocol::Http1, BURST.div_ceil(replicas)).await);
+        barrels.push(Barrel::open(&replica.target, BURST.div_ceil(replicas)).await);
     }
     let settled = async || {
         tokio::time::sleep(AFTERMATH).await;
@@ -147,26 +151,30 @@ async fn bursts(serving: &Threads, registry: &Registry, replicas: usize, templat
     for round in 0..=ROUNDS {
         let before = registry.requests();
         let image = world::unknown(0, &format!("single-{replicas}"), round);
-        let (took, _) = connections[0].ask_on(0, &path(30), templates[0].of(&image)).await;
+        let took = barrels[0][0].load(&path(30), &templates[0].of(&image)).fire().await.took;
         let single = settled().await - before;
 
         let image = world::unknown(0, &format!("burst-{replicas}"), round);
-        let bodies: Vec<Bytes> = templates.iter().map(|template| template.of(&image)).collect();
+        // One for each replica in turn.
+        let lanes = (0..BURST.div_ceil(replicas)).flat_map(|lane| (0..replicas).map(move |replica| (replica, lane)));
+        let mut all: Vec<Vec<Option<&mut Barrel>>> = barrels.iter_mut().map(|barrels| barrels.iter_mut().map(Some).collect()).collect();
+        let loaded: Vec<_> = lanes
+            .zip(templates)
+            .zip(PATIENCE.iter().cycle())
+            .map(|(((replica, lane), template), patience)| {
+                let barrel = all[replica][lane].take().expect("each is loaded once");
+                (*patience, barrel.load(&path(*patience), &template.of(&image)))
+            })
+            .collect();
         let before = registry.requests();
-        let asks = bodies.into_iter().enumerate().map(|(number, body)| {
-            let (connections, patience) = (&connections[number % replicas], PATIENCE[number % PATIENCE.len()]);
-            async move {
-                let (took, answer) = connections.ask_on(number / replicas, &path(patience), body).await;
-                (patience, took, answer)
-            }
-        });
-        let answers = futures::future::join_all(asks).await;
-        // Read when all are in: whoever reads one keeps the next from being taken.
-        let read = |(patience, took, answer): (u32, Duration, Bytes)| {
-            let said = said(&answer);
-            Answer { patience: Duration::from_secs(patience.into()), took, said }
+        let shots = join_all(loaded.into_iter().map(async |(patience, loaded)| (patience, loaded.fire().await))).await;
+        // Looked at when all are in: whoever looks at one keeps the next from being taken.
+        let read = |(patience, shot): (u32, Shot)| Answer {
+            patience: Duration::from_secs(patience.into()),
+            took: shot.took,
+            said: said(&shot.answer),
         };
-        let burst: Vec<Answer> = answers.into_iter().map(read).collect();
+        let burst: Vec<Answer> = shots.into_iter().map(read).collect();
         let upstream = settled().await - before;
         if round > 0 {
             found.singles.push(took);
@@ -176,6 +184,25 @@ async fn bursts(serving: &Threads, registry: &Registry, replicas: usize, templat
         }
     }
     found
+}
+
+/// By how much the same burst is above a single review at an echo server that answers everybody at once, after the time of a look-up.
+async fn echo(serving: &Threads, templates: &[Template]) -> f64 {
+    let identity = Identity::new();
+    let target = serving.run(async move { identity.serve(stack::echo_at_once(4 * DISTANCE)).await }).await;
+    let mut barrels = Barrel::open(&target, BURST).await;
+    let mut over = Vec::new();
+    for round in 0..=ROUNDS {
+        let image = world::unknown(0, "echo", round);
+        let single = barrels[0].load(PATH, &templates[0].of(&image)).fire().await.took;
+        let loaded: Vec<_> = barrels.iter_mut().zip(templates).map(|(barrel, template)| barrel.load(PATH, &template.of(&image))).collect();
+        let mut times: Vec<Duration> = join_all(loaded.into_iter().map(async |loaded| loaded.fire().await.took)).await;
+        times.sort_unstable();
+        if round > 0 {
+            over.push(milliseconds(quantile(&times, 0.99)) - milliseconds(single));
+        }
+    }
+    median(over.into_iter())
 }
 
 fn path(patience: u32) -> String {

@@ -19,7 +19,7 @@ use crate::{
 /// Where the program answers, with the patience that an API server most often has.
 pub const PATH: &str = "/validate/enforce?timeout=10s";
 /// Whatever is wrong with the other side, no answer is waited for longer: twice an API server's longest patience.
-const LONGEST_ANSWER: Duration = Duration::from_secs(60);
+pub const LONGEST_ANSWER: Duration = Duration::from_secs(60);
 
 /// What is spoken over TLS.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -34,6 +34,7 @@ mod remote;
 mod rules;
 mod scale;
 mod stack;
+mod volley;
 mod warm;
 mod world;
 
@@ -46,10 +47,15 @@ mod e2e {
 
 use std::{fs::File, path::PathBuf, process::ExitCode, time::Duration};
 
+use mimalloc::MiMalloc;
 use tokio::time::timeout;
 use tracing_subscriber::{Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use crate::{load::Protocol, remote::Remote, warm::Stack};
+
+/// The program's.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// One measurement with all its figures.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,10 @@
 //! What serves: the program's gate behind its own listener, as often as wanted, and the echo server.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -23,7 +27,7 @@ use lazaretto::{
     writer::Writer,
 };
 use rustls::{ClientConfig, RootCertStore};
-use tokio::runtime::Runtime;
+use tokio::{runtime::Runtime, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::world;
@@ -136,15 +140,34 @@ async fn secret(_: http::Request<kube::client::Body>) -> Result<http::Response<k
 
 /// Reads with the types of the Kubernetes API, as webhooks on this stack do, and says yes.
 pub fn echo() -> Router {
-    async fn answer(body: Bytes) -> HttpResponse {
-        let Ok(review) = serde_json::from_slice::<Review<'_, Pod>>(&body) else { return StatusCode::BAD_REQUEST.into_response() };
-        let Some(request) = review.request else { return StatusCode::BAD_REQUEST.into_response() };
-        if request.object.is_none_or(|pod| pod.spec.is_none_or(|spec| spec.containers.is_empty())) {
-            return StatusCode::BAD_REQUEST.into_response();
-        }
-        ([(CONTENT_TYPE, "application/json")], Response::allow(request.uid).into_json()).into_response()
-    }
+    Router::new().route("/validate/enforce", post(async |body: Bytes| typed(&body)))
+}
+
+/// The same, to all who ask within that time of the first at once: as if they waited for one and the same thing.
+pub fn echo_at_once(wait: Duration) -> Router {
+    let moment = Arc::new(Mutex::new(Instant::now()));
+    let answer = async move |body: Bytes| {
+        let answer = typed(&body);
+        let then = {
+            let (now, mut moment) = (Instant::now(), moment.lock().unwrap());
+            if *moment <= now {
+                *moment = now + wait;
+            }
+            *moment
+        };
+        tokio::time::sleep_until(then).await;
+        answer
+    };
     Router::new().route("/validate/enforce", post(answer))
+}
+
+fn typed(body: &[u8]) -> HttpResponse {
+    let Ok(review) = serde_json::from_slice::<Review<'_, Pod>>(body) else { return StatusCode::BAD_REQUEST.into_response() };
+    let Some(request) = review.request else { return StatusCode::BAD_REQUEST.into_response() };
+    if request.object.is_none_or(|pod| pod.spec.is_none_or(|spec| spec.containers.is_empty())) {
+        return StatusCode::BAD_REQUEST.into_response();
+    }
+    ([(CONTENT_TYPE, "application/json")], Response::allow(request.uid).into_json()).into_response()
 }
 
 /// Reads with the program's own reader and says yes.

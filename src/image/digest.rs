@@ -15,6 +15,9 @@ const ALGORITHMS: [(&str, usize); 2] = [("sha256", 64), ("sha512", 128)];
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest(Bytes);
 
+/// Digits of the longest digest.
+const LONGEST_HEX: usize = 128;
+
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Bytes {
     Sha256([u8; 32]),
@@ -63,9 +66,7 @@ impl Digest {
 
     /// The hex digits: 64 or 128.
     pub fn hex(&self) -> String {
-        let mut text = String::with_capacity(2 * self.bytes().len());
-        self.push_hex(&mut text);
-        text
+        self.digits(&mut [0; LONGEST_HEX]).to_owned()
     }
 
     /// The bytes of a sha256 digest.
@@ -83,12 +84,15 @@ impl Digest {
         }
     }
 
-    fn push_hex(&self, text: &mut String) {
-        const DIGITS: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
-        for byte in self.bytes() {
-            text.push(DIGITS[usize::from(byte >> 4)]);
-            text.push(DIGITS[usize::from(byte & 15)]);
+    /// The hex digits, without a String.
+    fn digits<'t>(&self, text: &'t mut [u8; LONGEST_HEX]) -> &'t str {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let bytes = self.bytes();
+        for (byte, pair) in bytes.iter().zip(text.as_chunks_mut::<2>().0) {
+            *pair = [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
         }
+        // Digits are UTF-8.
+        str::from_utf8(&text[..2 * bytes.len()]).unwrap_or_default()
     }
 }
 
@@ -142,11 +146,9 @@ pub(super) const fn is_lower_hex(byte: u8) -> bool {
 
 impl fmt::Display for Digest {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = String::with_capacity(7 + 128);
-        text.push_str(self.algorithm());
-        text.push(':');
-        self.push_hex(&mut text);
-        formatter.write_str(&text)
+        formatter.write_str(self.algorithm())?;
+        formatter.write_str(":")?;
+        formatter.write_str(self.digits(&mut [0; LONGEST_HEX]))
     }
 }
 
