@@ -8,6 +8,8 @@
 //! memory is bounded: flights in all, of one asker (a namespace) and to one destination (a registry), answers in number and in bytes.
 //! When there are too many, the stale ones go first, then those that go stale soonest; a flight is never thrown out of the air.
 
+mod awaited;
+
 use std::{
     collections::{HashMap, HashSet},
     hash::Hash,
@@ -16,8 +18,9 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 
+use self::awaited::Awaited;
 use crate::counts::Counts;
 
 /// An answer, and until when it may be handed out again.
@@ -72,14 +75,20 @@ pub struct Ticket<'a> {
     pub destination: &'a str,
 }
 
-type Answer<V> = Option<(V, Instant)>;
-
 #[derive(Debug)]
 struct Slot<V> {
-    receiver: watch::Receiver<Answer<V>>,
-    sender: Arc<watch::Sender<Answer<V>>>,
+    /// Another one when the flight is still in the air and what its waiters were given counts no more.
+    answer: Arc<Awaited<V>>,
     /// Counted once the answer is in.
     bytes: usize,
+}
+
+impl<V> Slot<V> {
+    /// From now on another answer is awaited.
+    fn anew(&mut self) -> Arc<Awaited<V>> {
+        self.answer = Arc::new(Awaited::new());
+        self.answer.clone()
+    }
 }
 
 #[derive(Debug)]
@@ -122,9 +131,8 @@ where
     #[must_use]
     pub fn peek(&self, key: &K) -> Option<V> {
         let table = self.table.lock();
-        let slot = table.slots.get(key)?;
-        let landed = slot.receiver.borrow();
-        landed.as_ref().filter(|(_, until)| *until > Instant::now()).map(|(value, _)| value.clone())
+        let landed = table.slots.get(key)?.answer.get();
+        landed.filter(|(_, until)| *until > Instant::now()).map(|(value, _)| value.clone())
     }
 
     /// Joins the flight for `key`, or starts it; waits until `deadline`.
@@ -135,11 +143,10 @@ where
     where
         F: Future<Output = Found<V>> + Send + 'static,
     {
-        let mut receiver = self.join(key, ticket, fetch)?;
-        match tokio::time::timeout_at(deadline, receiver.wait_for(Option::is_some)).await {
+        let answer = self.join(key, ticket, fetch)?;
+        match tokio::time::timeout_at(deadline, answer.wait()).await {
             Err(_) => Err(NotYet::Deadline),
-            Ok(Err(_)) => Err(NotYet::Lost),
-            Ok(Ok(landed)) => landed.as_ref().map(|(value, _)| value.clone()).ok_or(NotYet::Lost),
+            Ok(landed) => landed.map(|(value, _)| value.clone()).ok_or(NotYet::Lost),
         }
     }
 
@@ -152,21 +159,20 @@ where
         let _ = self.join(key, ticket, fetch);
     }
 
-    fn join<F>(&self, key: K, ticket: Ticket<'_>, fetch: impl FnOnce() -> F) -> Result<watch::Receiver<Answer<V>>, NotYet>
+    fn join<F>(&self, key: K, ticket: Ticket<'_>, fetch: impl FnOnce() -> F) -> Result<Arc<Awaited<V>>, NotYet>
     where
         F: Future<Output = Found<V>> + Send + 'static,
     {
         let mut table = self.table.lock();
-        if let Some(slot) = table.slots.get(&key) {
-            let stale = slot.receiver.borrow().as_ref().is_some_and(|(_, until)| *until <= Instant::now());
-            // What woke the waiters of a flight may have gone stale while it is still in the air: it is joined again.
-            let nothing = slot.receiver.borrow().is_none();
-            if !stale && (!nothing || table.aloft.contains(&key)) {
-                return Ok(slot.receiver.clone());
+        let Table { slots, aloft, .. } = &mut *table;
+        if let Some(slot) = slots.get_mut(&key) {
+            let fresh = slot.answer.get().map(|(_, until)| *until > Instant::now());
+            if fresh == Some(true) || (fresh.is_none() && aloft.contains(&key)) {
+                return Ok(slot.answer.clone());
             }
-            if table.aloft.contains(&key) {
-                slot.sender.send_replace(None);
-                return Ok(slot.receiver.clone());
+            if aloft.contains(&key) {
+                // What woke the waiters of a flight has gone stale while it is still in the air: it is joined again.
+                return Ok(slot.anew());
             }
         }
         let (asker, destination): (Arc<str>, Arc<str>) = (ticket.asker.into(), ticket.destination.into());
@@ -183,9 +189,8 @@ where
             return Err(NotYet::Share);
         }
         table.remove(&key);
-        let (sender, receiver) = watch::channel(None);
-        let sender = Arc::new(sender);
-        table.slots.insert(key.clone(), Slot { receiver: receiver.clone(), sender: sender.clone(), bytes: 0 });
+        let answer = Arc::new(Awaited::new());
+        table.slots.insert(key.clone(), Slot { answer: answer.clone(), bytes: 0 });
         table.aloft.insert(key.clone());
         table.destinations.add(share.1.clone());
         table.shares.add(share.clone());
@@ -194,22 +199,20 @@ where
         let landing = Landing { table: self.table.clone(), bounds: self.bounds, share, key, landed: false };
         drop(table);
         tokio::spawn(async move {
-            // Dropped also when the flight panics: the slot goes then, and with it the last sender, so that the waiters hear of it.
+            // Dropped also when the flight panics: the slot goes then, and the waiters hear of it.
             let mut landing = landing;
             let found = flight.await;
-            landing.land(&sender, found);
+            landing.land(found);
         });
-        Ok(receiver)
+        Ok(answer)
     }
 
     /// Facts came by another way: wakes everybody who waits for a matching question. The flight goes on.
     pub fn land(&self, value: &V, fresh_for: Duration, matches: impl Fn(&K) -> bool) {
         let table = self.table.lock();
         for key in table.aloft.iter().filter(|key| matches(key)) {
-            if let Some(slot) = table.slots.get(key)
-                && slot.receiver.borrow().is_none()
-            {
-                slot.sender.send_replace(Some((value.clone(), Instant::now() + fresh_for)));
+            if let Some(slot) = table.slots.get(key) {
+                slot.answer.give(value.clone(), Instant::now() + fresh_for);
             }
         }
     }
@@ -217,15 +220,13 @@ where
     /// Forgets answers that have landed and match: what a registry said while it was ill, say.
     pub fn forget(&self, matches: impl Fn(&K, &V) -> bool) {
         let mut table = self.table.lock();
-        let matches = |key: &K, slot: &Slot<V>| slot.receiver.borrow().as_ref().is_some_and(|(value, _)| matches(key, value));
+        let matches = |key: &K, slot: &Slot<V>| slot.answer.get().is_some_and(|(value, _)| matches(key, value));
         let gone: Vec<K> = table.slots.iter().filter(|(key, slot)| matches(key, slot)).map(|(key, _)| key.clone()).collect();
         for key in gone {
-            if table.aloft.contains(&key) {
-                if let Some(slot) = table.slots.get(&key) {
-                    slot.sender.send_replace(None);
-                }
-            } else {
-                table.remove(&key);
+            let Table { slots, aloft, .. } = &mut *table;
+            match slots.get_mut(&key) {
+                Some(slot) if aloft.contains(&key) => drop(slot.anew()),
+                _ => table.remove(&key),
             }
         }
     }
@@ -262,7 +263,7 @@ impl<K: Clone + Eq + Hash, V> Table<K, V> {
     fn sweep(&mut self, goes: impl Fn(Instant) -> bool) {
         let Self { slots, aloft, bytes, .. } = self;
         slots.retain(|key, slot| {
-            let gone = !aloft.contains(key) && slot.receiver.borrow().as_ref().is_some_and(|(_, until)| goes(*until));
+            let gone = !aloft.contains(key) && slot.answer.get().is_some_and(|(_, until)| goes(*until));
             *bytes -= if gone { slot.bytes } else { 0 };
             !gone
         });
@@ -281,7 +282,7 @@ impl<K: Clone + Eq + Hash, V> Table<K, V> {
                 .slots
                 .iter()
                 .filter(|(key, _)| !self.aloft.contains(*key))
-                .filter_map(|(_, slot)| Some(slot.receiver.borrow().as_ref()?.1))
+                .filter_map(|(_, slot)| Some(slot.answer.get()?.1))
                 .collect();
             if ends.is_empty() {
                 return;
@@ -302,15 +303,17 @@ struct Landing<K: Clone + Eq + Hash, V> {
     landed: bool,
 }
 
-impl<K: Clone + Eq + Hash + Weigh, V: Weigh> Landing<K, V> {
-    fn land(&mut self, sender: &watch::Sender<Answer<V>>, found: Found<V>) {
-        // A slot, its entry, and the channel with its wakers.
+impl<K: Clone + Eq + Hash + Weigh, V: Weigh + Send + Sync + 'static> Landing<K, V> {
+    fn land(&mut self, found: Found<V>) {
+        // A slot, its entry, and what is awaited with its wakers.
         const SLOT: usize = 320;
         let bytes = SLOT + self.key.weight() + found.value.weight();
         // Under the lock, so that nobody meets an answer whose flight is still counted as in the air.
         let mut table = self.table.lock();
-        sender.send_replace(Some((found.value, Instant::now() + found.fresh_for)));
         if let Some(slot) = table.slots.get_mut(&self.key) {
+            // Facts that came by another way are replaced.
+            let answer = if slot.answer.get().is_some() { slot.anew() } else { slot.answer.clone() };
+            answer.give(found.value, Instant::now() + found.fresh_for);
             slot.bytes = bytes;
             table.bytes += bytes;
         }
@@ -325,6 +328,9 @@ impl<K: Clone + Eq + Hash, V> Drop for Landing<K, V> {
         let mut table = self.table.lock();
         if !self.landed {
             table.aloft.remove(&self.key);
+            if let Some(slot) = table.slots.get(&self.key) {
+                slot.answer.give_up();
+            }
             table.remove(&self.key);
         }
         table.destinations.take(&self.share.1);
