@@ -15,7 +15,6 @@
 
 use std::{collections::HashMap, net::SocketAddr, path::PathBuf, time::Duration};
 
-use futures::future::join_all;
 use kube::{
     Api,
     api::{DeleteParams, ListParams},
@@ -36,7 +35,7 @@ use crate::{
     load::PATH,
     registry::{Manner, Registry},
     stack::{self, Identity, Replica, Threads},
-    volley::{Barrel, Shot},
+    volley::{self, Barrel, Shot},
     world::{self, Template},
 };
 
@@ -167,7 +166,7 @@ async fn bursts(serving: &Threads, registry: &Registry, replicas: usize, templat
             })
             .collect();
         let before = registry.requests();
-        let shots = join_all(loaded.into_iter().map(async |(patience, loaded)| (patience, loaded.fire().await))).await;
+        let shots = volley::all(loaded.into_iter().map(async |(patience, loaded)| (patience, loaded.fire().await))).await;
         // Looked at when all are in: whoever looks at one keeps the next from being taken.
         let read = |(patience, shot): (u32, Shot)| Answer {
             patience: Duration::from_secs(patience.into()),
@@ -196,7 +195,7 @@ async fn echo(serving: &Threads, templates: &[Template]) -> f64 {
         let image = world::unknown(0, "echo", round);
         let single = barrels[0].load(PATH, &templates[0].of(&image)).fire().await.took;
         let loaded: Vec<_> = barrels.iter_mut().zip(templates).map(|(barrel, template)| barrel.load(PATH, &template.of(&image))).collect();
-        let mut times: Vec<Duration> = join_all(loaded.into_iter().map(async |loaded| loaded.fire().await.took)).await;
+        let mut times: Vec<Duration> = volley::all(loaded.into_iter().map(async |loaded| loaded.fire().await.took)).await;
         times.sort_unstable();
         if round > 0 {
             over.push(milliseconds(quantile(&times, 0.99)) - milliseconds(single));

@@ -1,10 +1,6 @@
 //! What serves: the program's gate behind its own listener, as often as wanted, and the echo server.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -26,6 +22,7 @@ use lazaretto::{
     webhook,
     writer::Writer,
 };
+use parking_lot::Mutex;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::{runtime::Runtime, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -149,7 +146,7 @@ pub fn echo_at_once(wait: Duration) -> Router {
     let answer = async move |body: Bytes| {
         let answer = typed(&body);
         let then = {
-            let (now, mut moment) = (Instant::now(), moment.lock().unwrap());
+            let (now, mut moment) = (Instant::now(), moment.lock());
             if *moment <= now {
                 *moment = now + wait;
             }

@@ -10,11 +10,13 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::future::join_all;
 use rustls::ClientConnection;
 use rustls_pki_types::ServerName;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    task::unconstrained,
     time::{Instant, timeout},
 };
 use tokio_rustls::TlsConnector;
@@ -43,6 +45,11 @@ pub struct Shot {
     pub took: Duration,
     /// The answer's body.
     pub answer: Bytes,
+}
+
+/// Everything at once, in this order: each review is written before the next one is, and none is held back for fairness among tasks.
+pub async fn all<T>(shots: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
+    unconstrained(join_all(shots)).await
 }
 
 impl Barrel {

@@ -69,7 +69,7 @@ impl Shared {
 /// Keeps the inventory while this replica leads.
 pub(super) async fn watch(term: Term) {
     let api = Api::<RunningPod>::all(term.operator.client.clone());
-    let config = crate::watch::config().fields("status.phase!=Succeeded,status.phase!=Failed").page_size(500);
+    let config = crate::watch::config().fields("status.phase!=Succeeded,status.phase!=Failed").page_size(200);
     let mut stream = std::pin::pin!(watcher(api, config).default_backoff());
     let Shared { held, changed } = &term.inventory;
     while let Some(event) = stream.next().await {
