@@ -167,12 +167,11 @@ where
         let Table { slots, aloft, .. } = &mut *table;
         if let Some(slot) = slots.get_mut(&key) {
             let fresh = slot.answer.get().map(|(_, until)| *until > Instant::now());
-            if fresh == Some(true) || (fresh.is_none() && aloft.contains(&key)) {
-                return Ok(slot.answer.clone());
-            }
-            if aloft.contains(&key) {
+            match (fresh, aloft.contains(&key)) {
+                (Some(true), _) | (None, true) => return Ok(slot.answer.clone()),
                 // What woke the waiters of a flight has gone stale while it is still in the air: it is joined again.
-                return Ok(slot.anew());
+                (Some(false), true) => return Ok(slot.anew()),
+                (_, false) => {}
             }
         }
         let (asker, destination): (Arc<str>, Arc<str>) = (ticket.asker.into(), ticket.destination.into());

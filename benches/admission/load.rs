@@ -9,7 +9,7 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls_pki_types::ServerName;
 use tokio::{net::TcpStream, time::Instant};
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
     figures::{quantile, time_on_core},
@@ -101,22 +101,14 @@ impl Connections {
 
     /// Opens them, for another path.
     pub async fn open_to(target: &Target, path: &str, protocol: Protocol, concurrency: usize) -> Self {
-        let mut tls = (*target.trust).clone();
-        tls.alpn_protocols = vec![match protocol {
-            Protocol::Http1 => b"http/1.1".to_vec(),
-            Protocol::Http2 => b"h2".to_vec(),
-        }];
-        let connector = TlsConnector::from(Arc::new(tls));
+        let connector = connector(target, protocol);
         let mut senders = Vec::new();
         for _ in 0..concurrency {
             if let Some(Sender::Http2(sender)) = senders.first() {
                 senders.push(Sender::Http2(sender.clone()));
                 continue;
             }
-            let stream = TcpStream::connect(target.address).await.unwrap();
-            stream.set_nodelay(true).unwrap();
-            let name = ServerName::try_from(target.name.clone()).unwrap();
-            let stream = TokioIo::new(connector.connect(name, stream).await.unwrap());
+            let stream = TokioIo::new(connect(target, &connector).await);
             senders.push(match protocol {
                 Protocol::Http1 => {
                     let (sender, connection) = http1::handshake(stream).await.unwrap();
@@ -178,6 +170,24 @@ impl Connections {
             busy: on_core.as_secs_f64() / took.as_secs_f64(),
         }
     }
+}
+
+/// Speaks TLS as a target wants it.
+pub fn connector(target: &Target, protocol: Protocol) -> TlsConnector {
+    let mut tls = (*target.trust).clone();
+    tls.alpn_protocols = vec![match protocol {
+        Protocol::Http1 => b"http/1.1".to_vec(),
+        Protocol::Http2 => b"h2".to_vec(),
+    }];
+    TlsConnector::from(Arc::new(tls))
+}
+
+/// One open connection.
+pub async fn connect(target: &Target, connector: &TlsConnector) -> TlsStream<TcpStream> {
+    let stream = TcpStream::connect(target.address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    let name = ServerName::try_from(target.name.clone()).unwrap();
+    connector.connect(name, stream).await.unwrap()
 }
 
 /// Whether an answer holds a text.

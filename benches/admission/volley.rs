@@ -5,23 +5,23 @@
 
 use std::{
     io::{Read as _, Write as _},
-    sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
 use futures::future::join_all;
 use rustls::ClientConnection;
-use rustls_pki_types::ServerName;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     task::unconstrained,
     time::{Instant, timeout},
 };
-use tokio_rustls::TlsConnector;
 
-use crate::{load::LONGEST_ANSWER, stack::Target};
+use crate::{
+    load::{LONGEST_ANSWER, Protocol, connect, connector},
+    stack::Target,
+};
 
 /// What is read at once: more than the head of an answer and a denial.
 const CHUNK: usize = 4 << 10;
@@ -55,15 +55,10 @@ pub async fn all<T>(shots: impl Iterator<Item = impl Future<Output = T>>) -> Vec
 impl Barrel {
     /// Opens so many.
     pub async fn open(target: &Target, count: usize) -> Vec<Self> {
-        let mut tls = (*target.trust).clone();
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let connector = TlsConnector::from(Arc::new(tls));
+        let connector = connector(target, Protocol::Http1);
         let mut barrels = Vec::with_capacity(count);
         for _ in 0..count {
-            let stream = TcpStream::connect(target.address).await.unwrap();
-            stream.set_nodelay(true).unwrap();
-            let name = ServerName::try_from(target.name.clone()).unwrap();
-            let (stream, tls) = connector.connect(name, stream).await.unwrap().into_inner();
+            let (stream, tls) = connect(target, &connector).await.into_inner();
             barrels.push(Self { stream, tls, authority: target.address.to_string() });
         }
         barrels
