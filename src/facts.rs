@@ -100,24 +100,6 @@ pub struct Block {
     pub message: String,
 }
 
-impl Block {
-    /// The same as something known, for a time when the registry does not answer.
-    #[must_use]
-    pub fn facts(&self, provider: Provider) -> Facts {
-        let now = Timestamp::now();
-        Facts {
-            state: State::Quarantined,
-            since: now,
-            by: "registry".to_owned(),
-            reason: format!("{} {}", self.code, self.message),
-            details: String::new(),
-            provider,
-            observed_at: now,
-            manifest: Manifest::default(),
-        }
-    }
-}
-
 /// Seconds by which the clocks of two machines may differ.
 pub const CLOCKS_DIFFER: i64 = 300;
 
@@ -166,6 +148,18 @@ pub struct Busy {
 impl Busy {
     /// There is no answer to go by: nobody was asked, or another answered than whom the rules name by now.
     pub const UNANSWERED: Self = Self { cause: BusyCause::Deadline, retry_after: Duration::from_secs(1) };
+    /// A host without a Registry object gave no answer. Its author may own it: nothing that is found out about it opens anything.
+    pub const UNLISTED: Self = Self { cause: BusyCause::Unlisted, retry_after: Duration::from_secs(5) };
+    /// What is signed about it is yet to be fetched.
+    pub const UNPROVEN: Self = Self { cause: BusyCause::Unproven, retry_after: Duration::from_secs(2) };
+    /// What is inside it is yet to be read.
+    pub const UNREAD: Self = Self { cause: BusyCause::Unread, retry_after: Duration::from_secs(5) };
+
+    /// Something took too long, of which nothing more is said.
+    #[must_use]
+    pub const fn late(retry_after: Duration) -> Self {
+        Self { cause: BusyCause::Deadline, retry_after }
+    }
 }
 
 /// What held an answer up.

@@ -145,7 +145,8 @@ where
     {
         let answer = self.join(key, ticket, fetch)?;
         match tokio::time::timeout_at(deadline, answer.wait()).await {
-            Err(_) => Err(NotYet::Deadline),
+            // It may be in already, and this waiter's turn yet to come.
+            Err(_) => answer.get().map(|(value, _)| value.clone()).ok_or(NotYet::Deadline),
             Ok(landed) => landed.map(|(value, _)| value.clone()).ok_or(NotYet::Lost),
         }
     }

@@ -26,7 +26,7 @@ use crate::{
     pod::{self, MOST_IMAGES, Named, Pod},
     policy::RegistryEntry,
     review::{Request, Response},
-    verdict::{Basis, Sight, Source},
+    verdict::{Basis, Sight},
     wallet::{Wallet, anonymous},
     watch::SharedIndex,
     writer::{CallError, bounded},
@@ -79,12 +79,22 @@ struct Question<'a> {
     inside: bool,
 }
 
+/// The labels of a namespace.
+type Labels = Arc<BTreeMap<String, String>>;
+
 /// What judging goes by when something was waited for.
-struct Later {
+struct ByNow {
     rules: Arc<Rules>,
     /// Of the namespace, if they are held.
-    labels: Option<Arc<BTreeMap<String, String>>>,
+    labels: Option<Labels>,
     now: Timestamp,
+}
+
+/// What is at hand of an image, and what was asked to find it out.
+struct Looked {
+    image: Reference,
+    demand: Demand,
+    sight: Sight,
 }
 
 /// A request whose pods are read, as far as they can be.
@@ -96,27 +106,39 @@ fn spoken<'a>(setting: &Setting<'a>, named: &[Named<'a>]) -> Vec<Spoken<'a>> {
     spoken.filter(|spoken| !spoken.is_unspoken()).collect()
 }
 
-/// Judges by other rules than those by which it was found out what is at hand. None where that does not suffice any more.
-fn judge_anew(
+/// Considers by other rules than those by which it was found out what is at hand. None where that does not suffice any more.
+fn consider_anew<'a>(
     before: &Rules,
-    rules: &Rules,
-    setting: &Setting<'_>,
-    named: &[Named<'_>],
-    sights: &[(Reference, Sight)],
-) -> Option<Judgement> {
+    (rules, setting): (&Rules, &Setting<'a>),
+    bearer: &Bearer<'_>,
+    named: &[Named<'a>],
+    looked: &[Looked],
+) -> Option<Vec<Considered<'a>>> {
     let spoken = spoken(setting, named);
     let place = |rules: &Rules, image: &Reference| {
         let registry = rules.registry_of(image);
         (registry.map(|registry| registry.place), rules.rivals(image, registry))
     };
     let suffices = |spoken: &Spoken<'_>| {
-        spoken.wants().is_none_or(|image| place(before, image) == place(rules, image) && sights.iter().any(|(of, _)| of == image))
+        spoken.wants().is_none_or(|image| {
+            let asked = |looked: &Looked| {
+                let alike = (looked.demand, looked.sight.processor) == (spoken.demand(), bearer.is_processor(spoken.registry));
+                looked.image == *image && alike
+            };
+            place(before, image) == place(rules, image) && looked.iter().any(asked)
+        })
     };
-    spoken.iter().all(suffices).then(|| judgement::conclude(&setting.consider_all(spoken, sight_in(sights))))
+    spoken.iter().all(suffices).then(|| setting.consider_all(spoken, sight_in(looked)))
 }
 
-fn sight_in<'a>(sights: &'a [(Reference, Sight)]) -> impl Fn(&Reference) -> Option<&'a Sight> {
-    |image| sights.iter().find(|(of, _)| of == image).map(|(_, sight)| sight)
+fn sight_in<'a>(looked: &'a [Looked]) -> impl Fn(&Reference) -> Option<&'a Sight> {
+    move |image| looked.iter().find(|looked| looked.image == *image).map(|looked| &looked.sight)
+}
+
+/// Whether it takes a namespace's labels to know what these rules say there.
+fn asks_labels(rules: &Rules, scope: Scope) -> bool {
+    let mut policies = rules.policies.values().filter(|policy| scope.holds(policy.mode));
+    rules.asks_labels() || policies.any(|policy| !policy.matches_every_namespace())
 }
 
 impl Gate {
@@ -159,14 +181,17 @@ impl Gate {
         if named.is_empty() {
             return plain(uid, Basis::NothingNew);
         }
-        let rules = self.index.read().rules();
-        let labels = match self.labels(namespace, &rules, scope, deadline).await {
-            Ok(labels) => labels,
+        let (rules, labels) = match self.rules_there(namespace, scope, deadline).await {
+            Ok(there) => there,
             Err(why) => return Response::later(uid, why, 2),
         };
         let begun = Timestamp::now();
         let bearer = Bearer::of(pod, namespace);
-        let setting = Setting::new(&rules, scope, namespace, &labels, begun).of_account(bearer.service_account);
+        let setting_at = |rules, labels: &Option<Labels>, now| {
+            let none = BTreeMap::new();
+            Setting::new(rules, scope, namespace, labels.as_deref().unwrap_or(&none), now).of_account(bearer.service_account)
+        };
+        let setting = setting_at(&rules, &labels, begun);
         let spoken = spoken(&setting, &named);
         if spoken.is_empty() {
             return plain(uid, Basis::NoPolicy);
@@ -178,21 +203,30 @@ impl Gate {
         let wanted = Spoken::wanted(&spoken);
         let question = Question { bearer: &bearer, deadline, record: !dry_run, inside: setting.denies_digests() };
         let (sights, waited) = self.sights(&wanted, &question).await;
-        let mut sights: Vec<(Reference, Sight)> = wanted.into_iter().map(|want| want.image.clone()).zip(sights).collect();
-        let later = waited.then(|| self.meanwhile(namespace, begun, &mut sights));
-        let same = |later: &Later| Arc::ptr_eq(&rules, &later.rules) && later.labels.as_ref().is_none_or(|now| labels == *now);
-        let judgement = match later {
-            Some(later) if !(same(&later) && setting.holds_until(later.now)) => {
-                let labels = later.labels.as_ref().unwrap_or(&labels);
-                let setting = Setting::new(&later.rules, scope, namespace, labels, later.now).of_account(bearer.service_account);
-                let Some(judgement) = judge_anew(&rules, &later.rules, &setting, &named, &sights) else {
-                    return Response::later(uid, "policies or registries changed while this pod was judged: try again".to_owned(), 1);
-                };
-                judgement
+        let looked = |(want, sight): (Want<'_, '_>, Sight)| Looked { image: want.image.clone(), demand: want.demand, sight };
+        let mut looked: Vec<Looked> = wanted.into_iter().zip(sights).map(looked).collect();
+        let by_now = waited.then(|| self.meanwhile(namespace, &mut looked));
+        let same = |by_now: &ByNow| {
+            let labels = by_now.labels.is_none() || labels.is_none() || by_now.labels == labels;
+            labels && Arc::ptr_eq(&rules, &by_now.rules) && setting.holds_until(by_now.now)
+        };
+        let judgement = match by_now {
+            Some(by_now) if !same(&by_now) => {
+                let changed = || Response::later(uid, "policies or registries changed while this pod was judged: try again".to_owned(), 1);
+                let labels = by_now.labels.or(labels);
+                if labels.is_none() && self.client.is_some() && asks_labels(&by_now.rules, scope) {
+                    return changed();
+                }
+                let setting = setting_at(&by_now.rules, &labels, by_now.now);
+                match consider_anew(&rules, (&by_now.rules, &setting), &bearer, &named, &looked) {
+                    None => return changed(),
+                    Some(considered) if considered.is_empty() => return plain(uid, Basis::NoPolicy),
+                    Some(considered) => judgement::conclude(&considered),
+                }
             }
-            later => {
-                let now = later.map_or(begun, |later| later.now);
-                judgement::conclude(&setting.at(now).consider_all(spoken, sight_in(&sights)))
+            by_now => {
+                let now = by_now.map_or(begun, |by_now| by_now.now);
+                judgement::conclude(&setting.at(now).consider_all(spoken, sight_in(&looked)))
             }
         };
         self.tell(request, pod, namespace, &judgement, dry_run);
@@ -201,20 +235,19 @@ impl Gate {
 
     /// What is asked of a registry takes a while, in which somebody may have held an image, denied it, or changed who is to be asked. What
     /// has become known to be bad is put into the sights.
-    fn meanwhile(&self, namespace: &str, begun: Timestamp, sights: &mut [(Reference, Sight)]) -> Later {
+    fn meanwhile(&self, namespace: &str, looked: &mut [Looked]) -> ByNow {
         let index = self.index.read();
-        for (_, sight) in sights.iter_mut() {
+        for Looked { sight, .. } in looked {
             // That was by the rules as they were.
             sight.proven = false;
             let known = sight.subject.as_ref().and_then(|subject| index.image(subject));
-            // What the registry said in answer is not older than what was written before it was asked.
-            let newer = |known: &Known| sight.source == Source::Known || known.facts.observed_at >= begun;
-            let known = known.filter(|known| known.facts.state.is_bad() && newer(known));
-            if let Some(known) = known {
+            // What was known already when the registry was asked is older than its answer. No clock tells, which others set.
+            let news = |known: &Known| sight.last.as_ref().is_none_or(|(last, _)| *last != known.facts);
+            if let Some(known) = known.filter(|known| known.facts.state.is_bad() && news(known)) {
                 sight.outcome = Outcome::Found(known.facts.clone());
             }
         }
-        Later { rules: index.rules(), labels: index.namespace(namespace), now: Timestamp::now() }
+        ByNow { rules: index.rules(), labels: index.namespace(namespace), now: Timestamp::now() }
     }
 
     /// Warns about what a workload's template names, from known facts only, and never refuses.
@@ -381,30 +414,25 @@ impl Gate {
         Some(self.lookups.permit(want.image, registry, shown, bearer.namespace, deadline).await)
     }
 
-    /// The labels of a namespace. One that the index does not hold is read live before "no policy matches" is believed: it may
-    /// have been made a moment ago.
-    async fn labels(
-        &self,
-        namespace: &str,
-        rules: &Rules,
-        scope: Scope,
-        deadline: Instant,
-    ) -> Result<Arc<BTreeMap<String, String>>, String> {
-        if let Some(labels) = self.index.read().namespace(namespace) {
-            return Ok(labels);
-        }
-        let mut policies = rules.policies.values().filter(|policy| scope.holds(policy.mode));
-        let asks = rules.asks_labels() || policies.any(|policy| !policy.matches_every_namespace());
-        let Some(client) = self.client.clone().filter(|_| asks) else {
-            return Ok(Arc::default());
+    /// The rules, and the labels of a namespace, where it takes them to know what the rules say there. One that the index does not hold is read
+    /// live before "no policy matches" is believed: it may have been made a moment ago.
+    async fn rules_there(&self, namespace: &str, scope: Scope, deadline: Instant) -> Result<(Arc<Rules>, Option<Labels>), String> {
+        let (rules, labels) = {
+            let index = self.index.read();
+            (index.rules(), index.namespace(namespace))
+        };
+        let Some(client) = self.client.clone().filter(|_| labels.is_none() && asks_labels(&rules, scope)) else {
+            return Ok((rules, labels));
         };
         let api = Api::<Namespace>::all(client);
-        match tokio::time::timeout_at(deadline, bounded(api.get_metadata(namespace))).await {
-            Ok(Ok(object)) => Ok(Arc::new(object.metadata.labels.unwrap_or_default())),
-            Ok(Err(CallError::NotFound)) => Ok(Arc::default()),
-            Ok(Err(error)) => Err(format!("cannot read the namespace's labels, by which policies choose: {error}")),
-            Err(_) => Err("cannot read the namespace's labels in time, by which policies choose".to_owned()),
-        }
+        let labels = match tokio::time::timeout_at(deadline, bounded(api.get_metadata(namespace))).await {
+            Ok(Ok(object)) => Arc::new(object.metadata.labels.unwrap_or_default()),
+            Ok(Err(CallError::NotFound)) => Arc::default(),
+            Ok(Err(error)) => return Err(format!("cannot read the namespace's labels, by which policies choose: {error}")),
+            Err(_) => return Err("cannot read the namespace's labels in time, by which policies choose".to_owned()),
+        };
+        // That took a while, in which rules may have changed.
+        Ok((self.index.read().rules(), Some(labels)))
     }
 
     fn unreadable(&self, uid: &str, why: &str) -> Response {

@@ -61,6 +61,7 @@ pub mod operator;
 pub mod owners;
 pub mod proof;
 pub mod provider;
+pub mod readable;
 pub mod registry;
 pub mod shutdown;
 pub mod templates;

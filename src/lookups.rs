@@ -108,12 +108,13 @@ impl Lookups {
         let mut sight = self.look(image, registry, asker).await;
         let mut blocked = self.parts.blocked.lock();
         match &sight.outcome {
-            Outcome::Blocked(block) if registry.is_some() => {
-                blocked.insert(image.clone(), Arc::new(block.facts(registry.map_or(Provider::None, |registry| registry.provider.into()))));
-            }
+            Outcome::Blocked(block) if registry.is_some() => blocked.insert(image.clone(), (block.clone(), Timestamp::now())),
             Outcome::Found(_) => blocked.remove(image),
-            Outcome::Pending(_) | Outcome::Unavailable(_) | Outcome::Unauthorized(_) if sight.last.is_none() => {
-                sight.last = blocked.get(image).map(|facts| (facts.clone(), facts.observed_at));
+            Outcome::Pending(_) | Outcome::Unavailable(_) | Outcome::Unauthorized(_) => {
+                let later = |at: Timestamp| sight.last.as_ref().is_none_or(|(_, seen)| *seen <= at);
+                if let Some((block, _)) = blocked.get(image).filter(|(_, at)| later(*at)) {
+                    sight.outcome = Outcome::Blocked(block.clone());
+                }
             }
             _ => {}
         }
@@ -409,6 +410,7 @@ impl Lookups {
         self.parts.proofs.sweep();
         self.parts.holds.sweep();
         self.parts.permissions.sweep();
+        self.parts.probes.sweep();
         let rules = self.parts.index.read().rules();
         self.parts.sources.keep(|name| rules.registries.contains_key(name));
     }
@@ -416,8 +418,8 @@ impl Lookups {
     /// Answers that are kept, and the bytes that they take.
     #[must_use]
     pub fn kept(&self) -> (usize, usize) {
-        let Parts { resolves, judges, proofs, holds, permissions, .. } = &*self.parts;
-        let all = [resolves.kept(), judges.kept(), proofs.kept(), holds.kept(), permissions.kept()];
+        let Parts { resolves, judges, proofs, holds, permissions, probes, .. } = &*self.parts;
+        let all = [resolves.kept(), judges.kept(), proofs.kept(), holds.kept(), permissions.kept(), probes.kept()];
         (all.iter().map(|(count, _)| count).sum(), all.iter().map(|(_, bytes)| bytes).sum())
     }
 

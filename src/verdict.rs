@@ -32,7 +32,7 @@ pub use self::{
 use crate::{
     access::Demand,
     api::{Allowance, Evidence, Level, Mode, Requirement, State},
-    facts::{Busy, BusyCause, Facts, Manifest, Outcome, is_within},
+    facts::{Busy, Facts, Manifest, Outcome, is_within},
     image::{Digest, Reference, Subject},
     origin::Origin,
     policy::{Policy, Waiver},
@@ -163,30 +163,28 @@ fn judge(case: &Case<'_, '_>, sight: &Sight, warnings: &mut Vec<Why>) -> Verdict
     if let Some(verdict) = denied_by_digest(case, sight) {
         return verdict;
     }
-    match case.policy.require.released {
-        // Only a deny rule by digest asked for the facts.
-        Level::Off => match table(case, sight) {
-            Verdict::Refuse(Why::Held(_) | Why::Unmanaged { .. }) | Verdict::Admit(_) => {
-                with_proof(case, sight, Verdict::Admit(basis(sight)))
-            }
-            Verdict::Unknown(Unknown::Pending(_)) if matches!(sight.outcome, Outcome::Found(_)) => {
-                with_proof(case, sight, Verdict::Admit(basis(sight)))
-            }
-            other => with_proof(case, sight, other),
+    let by_release = match case.policy.require.released {
+        Level::Off => Verdict::Admit(basis(sight)),
+        Level::Deny => released(case, sight),
+        Level::Warn => match released(case, sight) {
+            Verdict::Admit(basis) => Verdict::Admit(basis),
+            Verdict::Refuse(why) => warn(warnings, why, sight),
+            Verdict::Unknown(unknown) => warn(warnings, Why::Unknown(unknown), sight),
+            Verdict::Busy(busy) => warn(warnings, Why::Busy(busy), sight),
         },
-        Level::Deny => with_proof(case, sight, released(case, sight)),
-        Level::Warn => {
-            let admitted = match released(case, sight) {
-                Verdict::Admit(basis) => Verdict::Admit(basis),
-                // A missing release only earns a warning, but a denied image must not hide behind a look-up that is slow.
-                open @ (Verdict::Unknown(_) | Verdict::Busy(_)) if case.policy.denies_digests() && !is_inside_known(sight) => open,
-                Verdict::Refuse(why) => warn(warnings, why, sight),
-                Verdict::Unknown(unknown) => warn(warnings, Why::Unknown(unknown), sight),
-                Verdict::Busy(busy) => warn(warnings, Why::Busy(busy), sight),
-            };
-            // Only the release may be wanting at this level, and not what has to be signed.
-            with_proof(case, sight, admitted)
-        }
+    };
+    // Only the release may be wanting, at levels that ask for less, and not what has to be signed.
+    with_proof(case, sight, identified(case, sight, by_release))
+}
+
+/// The same verdict where it is known which image it is about. Whoever does not have to be released may still be denied by digest, or have to be
+/// signed; and what its tag stood for once says neither of what it stands for now.
+fn identified(case: &Case<'_, '_>, sight: &Sight, verdict: Verdict) -> Verdict {
+    let any = case.policy.require.released == Level::Off;
+    match (&sight.outcome, verdict) {
+        (Outcome::Found(_), verdict) | (_, verdict @ (Verdict::Refuse(_) | Verdict::Admit(Basis::Processor))) => verdict,
+        (open, Verdict::Admit(_)) if any || case.policy.denies_digests() && !is_inside_known(sight) => end(open, sight.listed),
+        (_, verdict) => verdict,
     }
 }
 
@@ -201,18 +199,17 @@ fn denied_by_digest(case: &Case<'_, '_>, sight: &Sight) -> Option<Verdict> {
         return None;
     }
     let subject = sight.subject.as_ref()?;
-    let (facts, asked) = (sight.facts(), matches!(sight.outcome, Outcome::Found(_)));
-    let unread = Manifest::default();
+    let (facts, unread) = (sight.facts(), Manifest::default());
+    // Such an image waits for its release, and nothing inside it runs before.
+    let held = || facts.is_none_or(|facts| facts.state.is_bad()) && (case.policy.require.released == Level::Deny || sight.processor);
     let manifest = facts.map_or(&unread, |facts| &facts.manifest);
     let reason = if case.undenied { None } else { case.policy.denies_digest(subject.digest(), manifest) };
     match reason {
         Some(reason) => Some(Verdict::Refuse(Why::Denied(reason.to_owned()))),
         // An author could put the denied one behind as many others as are held.
         None if manifest.cut => Some(Verdict::Refuse(Why::IndexTooLarge)),
-        // Known from a time when nobody looked inside: an outage must not open what the emergency stop may be about.
-        None if !asked && manifest.is_unread() && facts.is_some_and(|facts| !facts.state.is_bad()) => {
-            Some(Verdict::Busy(Busy { cause: BusyCause::Unread, retry_after: Duration::from_secs(5) }))
-        }
+        // Known from a time when nobody looked inside: the emergency stop may be about that.
+        None if facts.is_some() && manifest.is_unread() && !held() => Some(Verdict::Busy(Busy::UNREAD)),
         None => None,
     }
 }
@@ -247,7 +244,7 @@ fn released(case: &Case<'_, '_>, sight: &Sight) -> Verdict {
 /// The table: what each end of a question comes to. Total on purpose.
 #[must_use]
 pub fn table(case: &Case<'_, '_>, sight: &Sight) -> Verdict {
-    match &sight.outcome {
+    let verdict = match &sight.outcome {
         Outcome::Found(facts) => match facts.state {
             State::Released => Verdict::Admit(basis(sight)),
             State::Unmanaged => match case.policy.require.unmanaged {
@@ -255,42 +252,32 @@ pub fn table(case: &Case<'_, '_>, sight: &Sight) -> Verdict {
                 Allowance::Deny => Verdict::Refuse(Why::Unmanaged { listed: sight.listed }),
             },
             State::Quarantined | State::Failed => Verdict::Refuse(Why::Held(facts.clone())),
-            State::Pending if sight.listed => unknown(sight, Unknown::Pending(facts.reason.clone())),
-            State::Pending => unlisted(sight),
+            State::Pending if sight.listed => Verdict::Unknown(Unknown::Pending(facts.reason.clone())),
+            State::Pending => Verdict::Busy(Busy::UNLISTED),
         },
-        other => end(other, sight),
+        other => end(other, sight.listed),
+    };
+    match verdict {
+        Verdict::Unknown(_) | Verdict::Busy(_) => known_bad(sight).map_or(verdict, Verdict::Refuse),
+        verdict => verdict,
     }
 }
 
 /// What the end of a question comes to that found nothing; one that did is for whoever asked it.
-fn end<T>(outcome: &Outcome<T>, sight: &Sight) -> Verdict {
+fn end<T>(outcome: &Outcome<T>, listed: bool) -> Verdict {
     match outcome {
-        Outcome::Found(_) => Verdict::Busy(Busy { cause: BusyCause::Unproven, retry_after: Duration::from_secs(2) }),
+        Outcome::Found(_) => Verdict::Busy(Busy::UNPROVEN),
         Outcome::Hidden => Verdict::Refuse(Why::Hidden),
         Outcome::Absent | Outcome::Refused => Verdict::Refuse(Why::NotFoundOrNotPermitted),
         Outcome::Blocked(block) => Verdict::Refuse(Why::Blocked(block.clone())),
         Outcome::Misbehaved(what) => Verdict::Refuse(Why::Misbehaved(what.clone())),
-        Outcome::Pending(why) if sight.listed => unknown(sight, Unknown::Pending(why.clone())),
-        // Nothing that a host of the author's own may say opens anything.
-        Outcome::Pending(_) => unlisted(sight),
-        Outcome::Unavailable(outage) if sight.listed => unknown(sight, Unknown::Unavailable(outage.clone())),
-        Outcome::Unavailable(_) => unlisted(sight),
-        Outcome::Unauthorized(why) if sight.listed => unknown(sight, Unknown::Unauthorized(why.clone())),
+        Outcome::Pending(why) if listed => Verdict::Unknown(Unknown::Pending(why.clone())),
+        Outcome::Unavailable(outage) if listed => Verdict::Unknown(Unknown::Unavailable(outage.clone())),
+        Outcome::Unauthorized(why) if listed => Verdict::Unknown(Unknown::Unauthorized(why.clone())),
+        Outcome::Pending(_) | Outcome::Unavailable(_) => Verdict::Busy(Busy::UNLISTED),
         Outcome::Unauthorized(_) => Verdict::Refuse(Why::NotFoundOrNotPermitted),
-        Outcome::Busy(busy) => match known_bad(sight) {
-            Some(why) => Verdict::Refuse(why),
-            None => Verdict::Busy(busy.clone()),
-        },
+        Outcome::Busy(busy) => Verdict::Busy(busy.clone()),
     }
-}
-
-fn unlisted(sight: &Sight) -> Verdict {
-    let busy = || Verdict::Busy(Busy { cause: BusyCause::Unlisted, retry_after: Duration::from_secs(5) });
-    known_bad(sight).map_or_else(busy, Verdict::Refuse)
-}
-
-fn unknown(sight: &Sight, unknown: Unknown) -> Verdict {
-    known_bad(sight).map_or(Verdict::Unknown(unknown), Verdict::Refuse)
 }
 
 /// Known bad never opens.
@@ -335,6 +322,7 @@ fn was_good(case: &Case<'_, '_>, sight: &Sight) -> bool {
 fn was_released(case: &Case<'_, '_>, sight: &Sight) -> bool {
     let Some((facts, seen)) = &sight.last else { return false };
     let good = match facts.state {
+        _ if case.policy.require.released != Level::Deny => true,
         State::Released => true,
         State::Unmanaged => case.policy.require.unmanaged == Allowance::Allow,
         State::Quarantined | State::Failed | State::Pending => false,

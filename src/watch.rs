@@ -14,7 +14,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource, ResourceExt as _,
-    core::{DeserializeGuard, PartialObjectMeta},
+    core::PartialObjectMeta,
     runtime::{WatchStreamExt as _, watcher},
 };
 use parking_lot::RwLock;
@@ -25,6 +25,7 @@ use crate::{
     admin::Condition,
     api::{ImageStatus, QuarantinePolicy, Registry, Waiver},
     index::{Index, Kind},
+    readable::Readable,
 };
 
 /// The index, shared. Nothing awaits while it is locked.
@@ -69,7 +70,7 @@ where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
     loop {
-        let stream = watcher(Api::<DeserializeGuard<K>>::all(client.clone()), config.clone()).default_backoff();
+        let stream = watcher(Api::<Readable<K>>::all(client.clone()), config.clone()).default_backoff();
         feed(stream, &mut sink, &ready).await;
         // The watch may have gone on in silence, and nothing would tell: so a new one begins, whose list does.
         ready.set(sink.lost());
@@ -77,11 +78,8 @@ where
 }
 
 /// Feeds a sink from a stream of watch events, until the stream ends or has brought nothing but errors for 20 s.
-pub async fn feed<K>(
-    stream: impl Stream<Item = watcher::Result<watcher::Event<DeserializeGuard<K>>>>,
-    sink: &mut impl Sink<K>,
-    ready: &Condition,
-) where
+pub async fn feed<K>(stream: impl Stream<Item = watcher::Result<watcher::Event<Readable<K>>>>, sink: &mut impl Sink<K>, ready: &Condition)
+where
     K: Resource<DynamicType = ()>,
 {
     let kind = K::kind(&());
@@ -108,17 +106,17 @@ pub async fn feed<K>(
                 unread.clear();
                 sink.begin();
             }
-            watcher::Event::InitApply(DeserializeGuard(Ok(object))) => sink.listed(object),
+            watcher::Event::InitApply(Readable(Ok(object))) => sink.listed(object),
             watcher::Event::InitDone => {
                 sink.end(&std::mem::take(&mut unread));
                 ready.set(true);
             }
-            watcher::Event::Apply(DeserializeGuard(Ok(object))) => sink.apply(object),
-            watcher::Event::Delete(DeserializeGuard(object)) => {
+            watcher::Event::Apply(Readable(Ok(object))) => sink.apply(object),
+            watcher::Event::Delete(Readable(object)) => {
                 let name = object.as_ref().map_or_else(|invalid| invalid.metadata.name.clone(), |object| object.meta().name.clone());
                 sink.delete(name.as_deref().unwrap_or_default());
             }
-            watcher::Event::InitApply(DeserializeGuard(Err(invalid))) | watcher::Event::Apply(DeserializeGuard(Err(invalid))) => {
+            watcher::Event::InitApply(Readable(Err(invalid))) | watcher::Event::Apply(Readable(Err(invalid))) => {
                 // The schema of the API server lets nothing through that the types do not read, but another version's may.
                 let (name, error) = (invalid.metadata.name.unwrap_or_default(), crate::history::clip(&invalid.error, 300));
                 tracing::error!(%kind, name, error, "an object cannot be read; its last readable form stays");
@@ -375,11 +373,11 @@ mod tests {
     use super::*;
     use crate::{admin::Readiness, proof::platforms};
 
-    type Event = watcher::Event<DeserializeGuard<PartialObjectMeta<Node>>>;
+    type Event = watcher::Event<Readable<PartialObjectMeta<Node>>>;
 
-    fn node(name: &str, platform: &str) -> DeserializeGuard<PartialObjectMeta<Node>> {
+    fn node(name: &str, platform: &str) -> Readable<PartialObjectMeta<Node>> {
         let metadata = ObjectMeta { name: Some(name.to_owned()), labels: Some(platforms::labels(platform)), ..ObjectMeta::default() };
-        DeserializeGuard(Ok(metadata.into_response_partial()))
+        Readable(Ok(metadata.into_response_partial()))
     }
 
     /// Whoever may not list nodes is ready all the same, and has every image of an index proven.
@@ -389,7 +387,7 @@ mod tests {
         let (readiness, mut sink) = (Readiness::default(), Nodes::new(index.clone(), changed));
         let ready = readiness.condition("nodes");
         let platforms = || index.read().rules().platforms.names();
-        let list = |nodes: Vec<DeserializeGuard<PartialObjectMeta<Node>>>| {
+        let list = |nodes: Vec<Readable<PartialObjectMeta<Node>>>| {
             let nodes = nodes.into_iter().map(Event::InitApply);
             stream::iter([Event::Init].into_iter().chain(nodes).chain([Event::InitDone]).map(Ok).collect::<Vec<_>>())
         };

@@ -8,12 +8,11 @@ use kube::{
     api::ListParams,
     client::ClientBuilder,
     config::{KubeConfigOptions, Kubeconfig},
-    core::DeserializeGuard,
 };
 use serde::de::DeserializeOwned;
 
 use super::output;
-use crate::history::clip;
+use crate::{history::clip, readable::Readable};
 
 /// How long one call may take.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -53,7 +52,7 @@ where
     K: Resource<DynamicType = (), Scope = kube::core::ClusterResourceScope> + Clone + Debug + DeserializeOwned,
 {
     let mut readable = Vec::new();
-    for DeserializeGuard(object) in list::<DeserializeGuard<K>>(client).await? {
+    for Readable(object) in list::<Readable<K>>(client).await? {
         match object {
             Ok(object) => readable.push(object),
             Err(invalid) => {

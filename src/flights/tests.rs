@@ -172,3 +172,16 @@ fn what_is_forgotten_while_it_lands_is_asked_again() {
         }
     });
 }
+
+/// Only so many of those who wait go on at a time, and these are slow to.
+#[tokio::test(start_paused = true)]
+async fn whose_time_is_up_has_the_answer_that_is_in() {
+    let flights = Flights::new(BOUNDS);
+    let wait = |seconds| Box::pin(flights.get("k", ticket("a"), within(seconds), || slow(5, 7)));
+    let mut first: Vec<_> = (0..100).map(|_| wait(60)).collect();
+    for waiter in &mut first {
+        assert!(futures::poll!(waiter).is_pending());
+    }
+    assert_eq!((wait(4).await, wait(6).await), (Err(NotYet::Deadline), Ok(7)));
+    assert_eq!(futures::future::join_all(first).await, [Ok(7); 100]);
+}

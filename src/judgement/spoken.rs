@@ -43,6 +43,12 @@ impl<'a> Spoken<'a> {
         self.views.is_empty()
     }
 
+    /// What its Registry asks of the pod.
+    #[must_use]
+    pub const fn demand(&self) -> Demand {
+        self.demand
+    }
+
     /// The pod has to prove by its pull secrets that it may use it.
     #[must_use]
     pub fn proves_access(&self) -> bool {

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     api::{Evidence, MAX_CHILDREN, QuarantineProvider},
-    facts::{Busy, BusyCause, Facts, Outcome},
+    facts::{Block, Busy, BusyCause, Facts, Outcome},
     flights::{Flights, Found},
     history::{Observation, Weight},
     image::{Digest, Reference, Subject},
@@ -52,7 +52,7 @@ pub(super) struct Parts {
     pub(super) metrics: Metrics,
     pub(super) tags: Tags,
     /// What registries blocked, in memory only: an outage opens none of it.
-    pub(super) blocked: Mutex<Memory<Reference, Arc<Facts>>>,
+    pub(super) blocked: Mutex<Memory<Reference, (Block, Timestamp)>>,
     pub(super) sources: Sources,
     pub(super) resolves: Flights<ResolveKey, Outcome<Digest>>,
     pub(super) judges: Flights<JudgeKey, Outcome<Arc<Facts>>>,
@@ -264,7 +264,12 @@ impl Parts {
             facts.manifest.children.truncate(MAX_CHILDREN);
             Arc::new(facts)
         };
-        known.map_or_else(fresh, |known| known.facts.clone())
+        let Some(known) = known else { return fresh() };
+        if !known.facts.manifest.is_unread() {
+            return known.facts.clone();
+        }
+        // A person may have decided before anybody looked inside.
+        Arc::new(Facts { manifest: fresh().manifest.clone(), ..(*known.facts).clone() })
     }
 
     /// Asks, each request in its turn. When the question turns slow a probe starts beside it, so that the evidence is there when the time

@@ -10,12 +10,12 @@ use tokio::time::Instant;
 use super::{
     Access,
     ask::{Context, Parts, endpoint},
-    health::{FIRST_LOOK, Health, LAST_LOOK},
-    keys::ProbeKey,
+    health::{Episode, FIRST_LOOK, Health, LAST_LOOK},
+    keys::{Door, ProbeKey},
     tags::is_ours,
 };
 use crate::{
-    facts::{Busy, BusyCause, Outage, Outcome, OutcomeKind},
+    facts::{Busy, Outage, Outcome, OutcomeKind},
     flights::{Found, Ticket},
     line::Class,
     metrics::{Asked, QuestionLabels},
@@ -58,7 +58,11 @@ impl About {
     }
 
     pub(super) fn key(&self) -> ProbeKey {
-        ProbeKey::Well(self.registry.clone(), self.namespace.clone())
+        ProbeKey::Well(self.door(), self.namespace.clone())
+    }
+
+    fn door(&self) -> Door {
+        Door::new(&self.registry, &self.endpoint)
     }
 
     pub(super) fn ticket(&self) -> Ticket<'_> {
@@ -69,8 +73,7 @@ impl About {
 impl Parts {
     pub(super) async fn outage<T>(self: &Arc<Self>, context: &Context<'_>, outage: Outage) -> Outcome<T> {
         let Some(registry) = context.registry else {
-            // Its author may own it: no finding about it opens anything, so none is sought.
-            return Outcome::Busy(Busy { cause: BusyCause::Unlisted, retry_after: Duration::from_secs(5) });
+            return Outcome::Busy(Busy::UNLISTED);
         };
         let deadline = Instant::now() + context.endpoint.timeout;
         let about = About::of(context, registry, self.sources.health(&registry.name, context.endpoint));
@@ -100,9 +103,9 @@ impl Parts {
 
     /// A registry is out, by evidence about itself.
     fn found_out(self: &Arc<Self>, about: &About, outage: &Outage) {
-        if about.health.found_out(outage) {
+        if let Some(episode) = about.health.found_out(outage) {
             tracing::warn!(registry = &*about.registry, host = about.endpoint.host, outage = outage.message, "a registry is out");
-            tokio::spawn(self.clone().await_recovery(about.clone()));
+            tokio::spawn(self.clone().await_recovery(about.clone(), episode));
         }
     }
 
@@ -149,10 +152,13 @@ impl Parts {
     }
 
     /// Looks for the end of an outage, and then forgets what was answered while it lasted.
-    async fn await_recovery(self: Arc<Self>, about: About) {
+    async fn await_recovery(self: Arc<Self>, about: About, episode: Episode) {
         let mut wait = FIRST_LOOK;
-        while about.health.out().is_some() {
+        loop {
             tokio::time::sleep(wait).await;
+            if !about.health.lasts(episode) {
+                return;
+            }
             wait = (wait * 2).min(LAST_LOOK);
             let rules = self.index.read().rules();
             let now = rules.registries.get(&*about.registry).and_then(|registry| endpoint(&about.endpoint.host, Some(registry)).ok());
@@ -178,7 +184,7 @@ impl Parts {
             }
             Found { value: well, fresh_for: BETWEEN_HALF_OPEN }
         };
-        let key = ProbeKey::Again(about.registry.clone());
+        let key = ProbeKey::Again(about.door());
         if wait {
             self.probes.get(key, about.ticket(), Instant::now() + HALF_OPEN, look).await.unwrap_or_default()
         } else {
@@ -199,6 +205,7 @@ impl Parts {
                 !matches!(end, Outcome::Found(_)) && rules.registries.get(registry).is_some_and(|found| key.is_of(found))
             });
             self.judges.forget(|key, end| !matches!(end, Outcome::Found(_)) && there(key.subject.registry(), key.subject.repository()));
+            self.proofs.forget(|key, end| !matches!(end, Outcome::Found(_)) && there(key.subject.registry(), key.subject.repository()));
             self.permissions.forget(|key, end| !matches!(end, Outcome::Found(())) && there(key.image.registry(), key.image.repository()));
             self.recovered.send_modify(|count| *count += 1);
         }
@@ -206,7 +213,7 @@ impl Parts {
 
     /// Whether the registry refuses these credentials for everything and not only for one path, which a pod's author may choose.
     pub(super) async fn refuses_everything(self: &Arc<Self>, context: &Context<'_>, registry: &RegistryEntry) -> bool {
-        let key = ProbeKey::Refuses(registry.name.as_str().into(), context.access.identity);
+        let key = ProbeKey::Refuses(Door::new(&registry.name, context.endpoint), context.access.identity);
         let deadline = Instant::now() + context.endpoint.timeout;
         let (parts, endpoint, credentials) = (self.clone(), context.endpoint.clone(), context.access.credentials.clone());
         let ask = || async move {

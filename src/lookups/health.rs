@@ -12,7 +12,10 @@
 
 use std::{
     hash::{BuildHasher as _, RandomState},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -34,6 +37,7 @@ pub(super) const LAST_LOOK: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Health {
     out: watch::Sender<Option<Outage>>,
+    episodes: AtomicU64,
     /// Each of another namespace, with that namespace's rank. The least ranks stay.
     canaries: Mutex<Vec<(u64, Canary)>>,
     ranks: RandomState,
@@ -41,9 +45,13 @@ pub(super) struct Health {
 
 impl Default for Health {
     fn default() -> Self {
-        Self { out: watch::channel(None).0, canaries: Mutex::default(), ranks: RandomState::new() }
+        Self { out: watch::channel(None).0, episodes: AtomicU64::new(0), canaries: Mutex::default(), ranks: RandomState::new() }
     }
 }
+
+/// An outage from its beginning to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Episode(u64);
 
 /// An image that the registry answered about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,9 +73,15 @@ impl Health {
         self.out.subscribe()
     }
 
-    /// There is evidence that it is out. Says whether that is news, and somebody has to look for the end of it.
-    pub(super) fn found_out(&self, outage: &Outage) -> bool {
-        self.out.send_replace(Some(outage.clone())).is_none()
+    /// There is evidence that it is out. Where that is news, somebody has to look for the end of this episode.
+    pub(super) fn found_out(&self, outage: &Outage) -> Option<Episode> {
+        let news = self.out.send_replace(Some(outage.clone())).is_none();
+        news.then(|| Episode(self.episodes.fetch_add(1, Ordering::Relaxed) + 1))
+    }
+
+    /// Whether it is still the same outage: of those who look for the end of each only the last goes on.
+    pub(super) fn lasts(&self, episode: Episode) -> bool {
+        self.out.borrow().is_some() && self.episodes.load(Ordering::Relaxed) == episode.0
     }
 
     /// It answers again. Says whether that is news.
@@ -122,9 +136,15 @@ mod tests {
         let health = Health::default();
         let outage = Outage { kind: OutageKind::Connect, message: "refused".into() };
         assert_eq!((health.out(), health.found_well()), (None, false));
-        assert!(health.found_out(&outage) && !health.found_out(&outage));
-        assert_eq!(health.out(), Some(outage));
-        assert!(health.found_well() && !health.found_well());
+        let first = health.found_out(&outage).expect("news");
+        assert_eq!((health.found_out(&outage), health.out(), health.lasts(first)), (None, Some(outage.clone()), true));
+        assert!(health.found_well() && !health.found_well() && !health.lasts(first));
+        let second = health.found_out(&outage).expect("news");
+        assert_eq!(
+            (health.lasts(first), health.lasts(second)),
+            (false, true),
+            "whoever looked for the end of the first does not for the second's"
+        );
     }
 
     fn repositories(health: &Health, besides: Option<(&str, &str)>) -> Option<Vec<String>> {

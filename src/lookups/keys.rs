@@ -9,7 +9,7 @@ use crate::{
     image::{Digest, Reference, Subject},
     origin::Rival,
     policy::RegistryEntry,
-    registry::CredentialIdentity,
+    registry::{CredentialIdentity, Endpoint},
 };
 
 use super::Access;
@@ -100,15 +100,29 @@ impl Weigh for HoldsKey {
     }
 }
 
-/// Whether a registry is well, by the Registry object's name.
+/// Where a registry is spoken to. One Registry object may list several hosts, of which one is out and the others are well.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Door {
+    /// The Registry object's name.
+    registry: Arc<str>,
+    base: Box<str>,
+}
+
+impl Door {
+    pub(super) fn new(registry: &str, endpoint: &Endpoint) -> Self {
+        Self { registry: registry.into(), base: endpoint.base.as_str().into() }
+    }
+}
+
+/// Whether a registry is well.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum ProbeKey {
     /// Whether it answers about what others than this namespace asked for.
-    Well(Arc<str>, Arc<str>),
+    Well(Door, Arc<str>),
     /// Whether it answers again.
-    Again(Arc<str>),
+    Again(Door),
     /// Whether it refuses these for everything.
-    Refuses(Arc<str>, CredentialIdentity),
+    Refuses(Door, CredentialIdentity),
 }
 
 /// Whose a tag's last digest is: the Registry's own credentials are one, whatever they hold now, so that a Secret that changes or
@@ -183,16 +197,22 @@ impl Weigh for Arc<Evidence> {
 
 impl ProbeKey {
     pub(super) fn is_of(&self, registry: &str) -> bool {
-        let (Self::Well(of, _) | Self::Again(of) | Self::Refuses(of, _)) = self;
-        **of == *registry
+        let (Self::Well(door, _) | Self::Again(door) | Self::Refuses(door, _)) = self;
+        *door.registry == *registry
+    }
+}
+
+impl Weigh for Door {
+    fn weight(&self) -> usize {
+        self.registry.len() + self.base.len()
     }
 }
 
 impl Weigh for ProbeKey {
     fn weight(&self) -> usize {
         match self {
-            Self::Refuses(registry, _) | Self::Again(registry) => registry.len(),
-            Self::Well(registry, namespace) => registry.len() + namespace.len(),
+            Self::Refuses(door, _) | Self::Again(door) => door.weight(),
+            Self::Well(door, namespace) => door.weight() + namespace.len(),
         }
     }
 }

@@ -10,7 +10,7 @@ mod tell;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use kube::{Api, api::ListParams, core::DeserializeGuard};
+use kube::{Api, api::ListParams};
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
@@ -23,6 +23,7 @@ use crate::{
     audit,
     debts::{Book, MOST_TOLD, Survey, Told, Wanted},
     metrics::ChangeLabels,
+    readable::Readable,
     writer::bounded,
 };
 
@@ -137,9 +138,9 @@ pub(super) struct OfPolicies {
 
 impl Written {
     async fn read(term: &Term) -> Result<Self, String> {
-        let api = Api::<DeserializeGuard<Registry>>::all(term.operator.client.clone());
+        let api = Api::<Readable<Registry>>::all(term.operator.client.clone());
         let list = bounded(api.list(&ListParams::default())).await.map_err(|error| error.to_string())?;
-        let readable = list.into_iter().filter_map(|DeserializeGuard(object)| object.ok());
+        let readable = list.into_iter().filter_map(|Readable(object)| object.ok());
         let registries = readable.filter_map(|object| Some((object.metadata.name?, object.status?.debts?))).collect();
         Ok(Self { policies: None, registries, at: Instant::now() })
     }

@@ -3,11 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
-use kube::{
-    Api, Client, ResourceExt as _,
-    api::ListParams,
-    core::{ClusterResourceScope, DeserializeGuard},
-};
+use kube::{Api, Client, ResourceExt as _, api::ListParams, core::ClusterResourceScope};
 use serde_json::json;
 
 use super::{Term, debts::OfPolicies};
@@ -16,6 +12,7 @@ use crate::{
         self, Conditions, Mode, QuarantinePolicy, QuarantinePolicyStatus, Registry, RegistryDebts, RegistryStatus, Waiver, WaiverStatus,
     },
     policy::{self, Policy, RegistryEntry, Unreadable},
+    readable::Readable,
     writer::{FIELD_MANAGER, apply_status, bounded},
 };
 
@@ -143,9 +140,9 @@ async fn readable<K>(client: &Client) -> Result<Vec<K>, String>
 where
     K: kube::Resource<DynamicType = (), Scope = ClusterResourceScope> + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
 {
-    let api = Api::<DeserializeGuard<K>>::all(client.clone());
+    let api = Api::<Readable<K>>::all(client.clone());
     let list = bounded(api.list(&ListParams::default())).await.map_err(|error| error.to_string())?;
-    Ok(list.into_iter().filter_map(|DeserializeGuard(object)| object.ok()).collect())
+    Ok(list.into_iter().filter_map(|Readable(object)| object.ok()).collect())
 }
 
 async fn write<K>(term: &Term, api: &Api<K>, name: &str, status: serde_json::Value) -> Result<(), String>

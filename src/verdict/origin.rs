@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Case, Settled, Sight, Unknown, Verdict, Why};
 use crate::{
-    facts::{Busy, BusyCause, Outcome, is_within},
+    facts::{Busy, Outcome, is_within},
     origin::Origin,
 };
 
@@ -27,7 +27,7 @@ pub(super) fn verdict(case: &Case<'_, '_>, sight: &Sight) -> Option<Verdict> {
         Outcome::Misbehaved(_) if !case.told => Verdict::Refuse(Why::OriginNotShown),
         Outcome::Misbehaved(what) => Verdict::Refuse(Why::OriginOpen(Box::new(Why::Misbehaved(what.clone())))),
         // It is well, and slow about this one path.
-        Outcome::Pending(_) => Verdict::Busy(Busy { cause: BusyCause::Deadline, retry_after: AGAIN }),
+        Outcome::Pending(_) => Verdict::Busy(Busy::late(AGAIN)),
         Outcome::Unavailable(outage) => Verdict::Unknown(Unknown::Unavailable(outage.clone())),
         Outcome::Unauthorized(why) => Verdict::Unknown(Unknown::Unauthorized(why.clone())),
         Outcome::Busy(busy) => Verdict::Busy(busy.clone()),
@@ -39,7 +39,7 @@ pub(super) fn named(case: &Case<'_, '_>, settled: Settled) -> Settled {
     match settled {
         Settled::Later(why, after) => {
             // Which registry that is, and how it fares, is for those who may see what it holds.
-            let why = if case.told { why } else { Why::Busy(Busy { cause: BusyCause::Deadline, retry_after: after }) };
+            let why = if case.told { why } else { Why::Busy(Busy::late(after)) };
             Settled::Later(Why::OriginOpen(Box::new(why)), after)
         }
         other => other,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::{Case, Settled, Sight, Unknown, Verdict, Why, judge, settle, was_good};
 use crate::{
     access::Demand,
-    facts::{Busy, BusyCause, Outcome},
+    facts::{Busy, Outcome},
 };
 
 /// After how long it is worth asking again about what was not answered in time.
@@ -17,7 +17,6 @@ const AGAIN: Duration = Duration::from_secs(2);
 
 /// Why a pod may not use the image, or not yet; none where it may.
 pub(super) fn withheld(case: &Case<'_, '_>, sight: &Sight) -> Option<Verdict> {
-    let busy = || Verdict::Busy(Busy { cause: BusyCause::Deadline, retry_after: AGAIN });
     match case.demand {
         Demand::Nothing => return None,
         // By tag it was asked for without credentials anyway.
@@ -33,7 +32,7 @@ pub(super) fn withheld(case: &Case<'_, '_>, sight: &Sight) -> Option<Verdict> {
         Some(Outcome::Unavailable(outage)) => Verdict::Unknown(Unknown::Unavailable(outage.clone())),
         Some(Outcome::Busy(busy)) => Verdict::Busy(busy.clone()),
         // The rule may be a moment old.
-        Some(Outcome::Pending(_)) | None => busy(),
+        Some(Outcome::Pending(_)) | None => Verdict::Busy(Busy::late(AGAIN)),
     })
 }
 
@@ -47,7 +46,8 @@ pub(super) fn settle_withheld(case: &Case<'_, '_>, sight: &Sight, verdict: Verdi
     let proven = Sight { permit: Some(Outcome::Found(())), ..sight.clone() };
     match settle(case, judge(case, &proven, &mut Vec::new()), || was_good(case, &proven)) {
         Settled::Admit(_) => settled,
-        Settled::Refuse(_) | Settled::Later(..) => Settled::Refuse(Why::NotFoundOrNotPermitted),
+        Settled::Refuse(_) => Settled::Refuse(Why::NotFoundOrNotPermitted),
+        Settled::Later(_, wait) => Settled::Later(Why::Busy(Busy::late(wait)), wait),
     }
 }
 

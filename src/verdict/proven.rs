@@ -1,13 +1,13 @@
 //! What the evidence about an image comes to for one policy.
 
-use std::{cell::RefCell, time::Duration};
+use std::cell::RefCell;
 
 use smallvec::SmallVec;
 
 use super::{Basis, Case, Sight, Unknown, Verdict, Why, basis, end};
 use crate::{
     api::Requirement,
-    facts::{Busy, BusyCause, Outcome},
+    facts::{Busy, Outcome},
     proof::{Exceptions, Proof},
 };
 
@@ -17,6 +17,8 @@ pub(super) fn with_proof(case: &Case<'_, '_>, sight: &Sight, verdict: Verdict) -
         return verdict;
     }
     match (proven(case, sight), verdict) {
+        // What its tag stood for at the last look is signed; what it stands for now may not be.
+        (Verdict::Admit(basis), Verdict::Admit(_)) if !sight.certain && basis != Basis::Waiver => end(&sight.outcome, sight.listed),
         (refused @ Verdict::Refuse(_), _) | (refused @ Verdict::Busy(_), Verdict::Admit(_) | Verdict::Unknown(_)) => refused,
         (Verdict::Admit(_), verdict) | (_, verdict @ (Verdict::Busy(_) | Verdict::Unknown(_))) => verdict,
         (unknown, _) => unknown,
@@ -53,27 +55,20 @@ fn find_out(case: &Case<'_, '_>, sight: &Sight) -> Verdict {
     if !case.waivers.is_empty() && case.policy.proof.requirements().all(|requirement| exceptions.waives(requirement)) {
         return Verdict::Admit(Basis::Waiver);
     }
-    let unread = || Verdict::Busy(Busy { cause: BusyCause::Unproven, retry_after: Duration::from_secs(2) });
     match &sight.evidence {
         Some(Outcome::Found(evidence)) if case.policy.proof.is_covered_by(evidence) => {
             match case.policy.proof.judge(evidence, &exceptions, case.now) {
                 Ok(()) => Verdict::Admit(basis(sight)),
                 // A node of another platform has joined, or the index itself was enough for whoever looked.
-                Err(unproven) if unproven.unlooked => match &sight.outcome {
-                    Outcome::Found(_) => unread(),
-                    other => end(other, sight),
-                },
+                Err(unproven) if unproven.unlooked => end(&sight.outcome, sight.listed),
                 Err(unproven) => Verdict::Refuse(Why::Unproven(unproven)),
             }
         }
         // Somebody was named as an authority a moment ago.
-        Some(Outcome::Found(_)) => unread(),
-        Some(other) => end(other, sight),
+        Some(Outcome::Found(_)) => Verdict::Busy(Busy::UNPROVEN),
+        Some(other) => end(other, sight.listed),
         // Where the image itself could not be asked about, that says why.
-        None => match &sight.outcome {
-            Outcome::Found(_) => unread(),
-            other => end(other, sight),
-        },
+        None => end(&sight.outcome, sight.listed),
     }
 }
 
@@ -112,7 +107,7 @@ pub fn outcome_why<T>(outcome: &Outcome<T>) -> Why {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{sync::Arc, time::Duration};
 
     use jiff::Timestamp;
     use serde_json::{Value, json};
@@ -120,7 +115,7 @@ mod tests {
     use super::*;
     use crate::{
         api::{Evidence, QuarantinePolicy, State},
-        facts::{Block, Facts, Manifest, Outage, OutageKind},
+        facts::{Block, BusyCause, Facts, Manifest, Outage, OutageKind},
         image::{Digest, Reference},
         origin::Origin,
         policy::Policy,
@@ -175,13 +170,23 @@ mod tests {
     }
 
     fn settled(policy: &Policy, outcome: Outcome<Arc<Facts>>, evidence: Option<Outcome<Arc<Evidence>>>, known: bool) -> Settled {
+        settled_as(true, policy, outcome, evidence, known.then_some(State::Released))
+    }
+
+    fn settled_as(
+        certain: bool,
+        policy: &Policy,
+        outcome: Outcome<Arc<Facts>>,
+        evidence: Option<Outcome<Arc<Evidence>>>,
+        known: Option<State>,
+    ) -> Settled {
         let image = Reference::parse("registry.corp/team/app:1").unwrap();
         let now = Timestamp::now();
         let sight = Sight {
             subject: Some(image.with_digest(Digest::of(b"app"))),
-            certain: true,
+            certain,
             outcome,
-            last: known.then(|| (facts(State::Released), now)),
+            last: known.map(|state| (facts(state), now)),
             source: Source::Asked,
             listed: true,
             processor: false,
@@ -212,6 +217,24 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    /// Its tag may stand for another by now: only an outage opens that, and only to what was good at the last look.
+    #[test]
+    fn what_a_tag_stood_for_proves_nothing_about_what_it_stands_for() {
+        let signed = |policy: &Policy| Some(Outcome::Found(evidence(policy, true)));
+        for released in ["Deny", "Warn", "Off"] {
+            let policy = policy(released, &json!({}));
+            for state in [State::Released, State::Quarantined, State::Unmanaged] {
+                for end in ends(&facts(state)).into_iter().filter(|end| !matches!(end, Outcome::Found(_))) {
+                    let settled = settled_as(false, &policy, end.clone(), signed(&policy), Some(state));
+                    let known_good = settled == Settled::Admit(Basis::LastKnownGood);
+                    assert!(!matches!(settled, Settled::Admit(_)) || known_good, "{released} {state:?} {end:?}: {settled:?}");
+                }
+            }
+            let busy = settled_as(false, &policy, Outcome::Busy(Busy::UNANSWERED), signed(&policy), Some(State::Released));
+            assert!(matches!(busy, Settled::Later(Why::Busy(_), _)), "{released}: {busy:?}");
         }
     }
 

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     api::{DenyRule, QuarantinePolicy, QuarantinePolicySpec, ShortDuration, WaiverSpec, WhenUnknown},
-    facts::{Block, Manifest, Outage, OutageKind},
+    facts::{Block, BusyCause, Manifest, Outage, OutageKind},
     image::Digest,
 };
 
@@ -313,6 +313,7 @@ fn an_index_of_which_not_all_is_held_does_not_pass_a_denied_digest() {
     let found = |cut| {
         let mut facts = facts(State::Released);
         facts.manifest.cut = cut;
+        facts.manifest.config = Some(Digest::of(b"config"));
         sight(Outcome::Found(facts))
     };
     let deny = |image: Option<&str>, digest: Option<Digest>| {
@@ -418,5 +419,45 @@ fn a_denied_image_does_not_hide_behind_a_warning() {
         inside.manifest.config = Some(Digest::of(b"config"));
         let known = Sight { last: Some((Arc::new(inside), now())), ..sight(outcome.clone()) };
         assert!(matches!(settled(&with(true), &known), Settled::Admit(_)), "{outcome:?}");
+    }
+}
+
+/// Whoever does not have to be released may still be denied by digest: a tag that has moved since the last look may stand for that one by now.
+#[test]
+fn what_a_tag_stood_for_opens_nothing_that_may_be_denied() {
+    let ends = [
+        Outcome::Busy(Busy::UNANSWERED),
+        Outcome::Pending("slow".into()),
+        Outcome::Unavailable(outage()),
+        Outcome::Unauthorized("401".into()),
+    ];
+    for level in [Level::Off, Level::Warn, Level::Deny] {
+        let policy = policy(|spec| {
+            spec.require.released = level;
+            spec.when_unknown.last_known_good_for = ShortDuration::from_secs(0);
+            spec.deny = vec![crate::api::DenyRule { image: None, digest: Some(Digest::of(b"evil").to_string()), reason: "stop".into() }];
+        });
+        for state in [State::Quarantined, State::Released, State::Unmanaged, State::Failed] {
+            for end in &ends {
+                let mut before = facts(state);
+                before.manifest.config = Some(Digest::of(b"config"));
+                let moved = Sight { certain: false, last: Some((Arc::new(before), now())), ..sight(end.clone()) };
+                let settled = Opinion::of(&case(&policy, &tagged(), &[]), &moved).settled;
+                assert!(!matches!(settled, Settled::Admit(_)), "{level:?} {state:?} {end:?}: {settled:?}");
+            }
+        }
+    }
+}
+
+/// Not even where it was just answered: what is inside was not read.
+#[test]
+fn what_is_denied_by_digest_is_looked_for_inside_whoever_answered() {
+    for (level, state) in [(Level::Deny, State::Released), (Level::Warn, State::Released), (Level::Off, State::Quarantined)] {
+        let policy = policy(|spec| {
+            spec.require.released = level;
+            spec.deny = vec![crate::api::DenyRule { image: None, digest: Some(Digest::of(b"inside").to_string()), reason: "stop".into() }];
+        });
+        let settled = settled(&policy, &sight(Outcome::Found(facts(state))));
+        assert_eq!(settled, Settled::Later(Why::Busy(Busy::UNREAD), Busy::UNREAD.retry_after), "{level:?} {state:?}");
     }
 }

@@ -123,6 +123,28 @@ async fn a_registry_that_hangs_is_unavailable_by_evidence() {
     assert!(begun.elapsed() < Duration::from_millis(8_500), "within the patience of one review: {:?}", begun.elapsed());
 }
 
+/// One Registry object lists two hosts. What is found out about one says nothing about the other.
+#[tokio::test(start_paused = true)]
+async fn one_host_that_is_out_makes_no_outage_of_another() {
+    let (well, mut out) = (FakeRegistry::start().await, FakeRegistry::start().await);
+    well.push_image("team/app", "1", "one");
+    well.fault("/manifests/", Fault::Hang);
+    let world = World::new(Some((&well, QuarantineProvider::Managed)));
+    let spec = api::RegistrySpec { hosts: vec![well.host(), out.host()], ..well.spec() };
+    assert!(world.index.write().apply_registry(&api::Registry::new("fake", spec)));
+    out.close().await;
+    let image = format!("{}/team/app:1", well.host());
+    let slow = world.see(&image);
+    let gone = async {
+        // So that what is found out about the other is still fresh.
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        world.see(&format!("{}/team/app:1", out.host())).await
+    };
+    let (slow, gone) = tokio::join!(slow, gone);
+    assert!(matches!(&gone.outcome, Outcome::Unavailable(_)), "{:?}", gone.outcome);
+    assert!(matches!(&slow.outcome, Outcome::Pending(why) if why.starts_with("the registry is well")), "{:?}", slow.outcome);
+}
+
 #[tokio::test(start_paused = true)]
 async fn one_slow_image_on_a_healthy_registry_is_pending_and_never_unavailable() {
     let registry = FakeRegistry::start().await;

@@ -1,6 +1,6 @@
 //! What changes while a review waits, or between two reviews, and what an image is called elsewhere.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use lazaretto::{
     api::{QuarantinePolicy, QuarantineProvider, QuarantineSpec, Registry, RegistrySpec},
@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use crate::support::{
     registry::{FakeRegistry, Quirk},
-    world::{Listed, PATIENCE, World, open, open_for_outages, shut},
+    world::{Answer, Listed, PATIENCE, World, open, open_for_outages, shut},
 };
 
 const SLOW: Duration = Duration::from_millis(4_900);
@@ -30,15 +30,44 @@ fn put(world: &World, spec: RegistrySpec) {
 }
 
 fn deny(world: &World, digest: &Digest) {
-    let policy: QuarantinePolicy = serde_json::from_value(json!({
+    assert!(world.index.write().apply_policy(&denying(digest)));
+}
+
+fn denying(digest: &Digest) -> QuarantinePolicy {
+    serde_json::from_value(json!({
         "apiVersion": "lazaretto.dev/v1alpha1", "kind": "QuarantinePolicy", "metadata": { "name": "all-images" },
         "spec": {
             "mode": "Enforce", "require": { "released": "Deny", "unmanaged": "Allow" },
             "deny": [{ "digest": digest.to_string(), "reason": "a worm" }],
         },
     }))
-    .unwrap();
-    assert!(world.index.write().apply_policy(&policy));
+    .unwrap()
+}
+
+/// Before anything is looked for, the labels of a namespace may have to be read; the rules of before that are none after it.
+#[tokio::test(start_paused = true)]
+async fn what_is_denied_while_labels_are_read_is_refused() {
+    let registry = FakeRegistry::start().await;
+    let mut world = World::new(shut());
+    put(&world, kept_by(&registry, QuarantineProvider::Managed));
+    let image = format!("{}/team/app@{}", registry.host(), Digest::of(b"app"));
+    world.write(&image, "Released", "Managed");
+    let selecting = json!({
+        "apiVersion": "lazaretto.dev/v1alpha1", "kind": "QuarantinePolicy", "metadata": { "name": "selecting" },
+        "spec": {
+            "mode": "Enforce", "require": { "released": "Deny" }, "match": { "namespaceSelector": { "matchLabels": { "level": "high" } } },
+        },
+    });
+    assert!(world.index.write().apply_policy(&serde_json::from_value(selecting).unwrap()));
+    let index = world.index.clone();
+    let answer = move |_: http::Request<kube::client::Body>| {
+        index.write().apply_policy(&denying(&Digest::of(b"app")));
+        let namespace = json!({ "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": { "name": "team" } });
+        std::future::ready(Ok::<_, Infallible>(http::Response::<kube::client::Body>::new(namespace.to_string().into_bytes().into())))
+    };
+    world.gate.client = Some(kube::Client::new(tower::service_fn(answer), "lazaretto-system"));
+    let answer = world.ask(&image).await;
+    assert!(!answer.allowed && answer.message.contains("denied: a worm"), "{answer:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -134,8 +163,99 @@ async fn what_the_registry_blocked_opens_in_no_outage() {
     sleep(Duration::from_secs(10)).await;
     registry.close().await;
     for image in &images {
-        world.ask_from("another", image, PATIENCE).await.refuses("in quarantine since ");
+        world.ask_from("another", image, PATIENCE).await.refuses("the registry blocks it: QUARANTINED");
     }
+}
+
+/// What was good once and was blocked later was last seen blocked.
+#[tokio::test(start_paused = true)]
+async fn what_was_good_before_it_was_blocked_opens_in_no_outage() {
+    let mut registry = FakeRegistry::start().await;
+    let world = World::new(open_for_outages()).with(&Listed::new(&registry).kept_by(QuarantineProvider::Managed));
+    let digest = registry.push_image("team/app", "1", "app");
+    let image = format!("{}/team/app@{digest}", registry.host());
+    // From a time when somebody else kept the flag, so that the registry is asked.
+    world.write(&image, "Released", "None");
+    registry.quirk("team/app", Quirk::ForbiddenText);
+    world.ask(&image).await.refuses("the registry blocks it: QUARANTINED");
+    sleep(Duration::from_secs(10)).await;
+    registry.close().await;
+    world.ask(&image).await.refuses("the registry blocks it: QUARANTINED");
+}
+
+/// Asks for an image whose answer takes a while, in which something happens.
+async fn ask_while(world: &World, registry: &FakeRegistry, name: &str, happens: impl FnOnce()) -> Answer {
+    registry.push_image(name, "1", name);
+    registry.quirk(name, Quirk::Delay(SLOW / 2));
+    let image = format!("{}/{name}:1", registry.host());
+    let change = async {
+        sleep(Duration::from_secs(1)).await;
+        happens();
+    };
+    tokio::join!(world.ask(&image), change).0
+}
+
+const CHANGED: &str = "policies or registries changed while this pod was judged";
+
+#[tokio::test(start_paused = true)]
+async fn who_is_no_processor_any_more_runs_nothing_that_is_in_quarantine() {
+    let registry = FakeRegistry::start().await;
+    let world = World::new(shut());
+    let processed_by = |account: &str| RegistrySpec {
+        quarantine: serde_json::from_value(json!({
+            "provider": "Managed", "processor": { "namespace": "team", "serviceAccount": account },
+        }))
+        .unwrap(),
+        ..registry.spec()
+    };
+    put(&world, processed_by("default"));
+    ask_while(&world, &registry, "team/first", || ()).await.admits("Processor");
+    let answer = ask_while(&world, &registry, "team/second", || put(&world, processed_by("scanner"))).await;
+    assert!(!answer.allowed && answer.message.contains(CHANGED), "{answer:?}");
+}
+
+/// What is denied is inside an image that was decided about before anybody looked inside, and nobody had a reason to when the review came.
+#[tokio::test(start_paused = true)]
+async fn what_is_denied_inside_an_image_meanwhile_is_looked_for() {
+    let registry = FakeRegistry::start().await;
+    let world = World::new(shut());
+    put(&world, kept_by(&registry, QuarantineProvider::Managed));
+    let digest = registry.push_image("team/app", "1", "team/app");
+    world.write(&format!("{}/team/app@{digest}", registry.host()), "Released", "Managed");
+    let answer = ask_while(&world, &registry, "team/app", || deny(&world, &Digest::of(b"inside"))).await;
+    answer.waits(5, "Deadline", "has not shown yet what is inside this one");
+    // Nothing is written here, and what was seen inside counts all the same.
+    world.ask(&format!("{}/team/app:1", registry.host())).await.admits("Registry");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_to_be_shown_otherwise_by_now_is_asked_again() {
+    let registry = FakeRegistry::start().await;
+    let world = World::new(shut());
+    let with = |access: serde_json::Value| RegistrySpec {
+        access: serde_json::from_value(access).unwrap(),
+        ..kept_by(&registry, QuarantineProvider::None)
+    };
+    put(&world, with(json!([])));
+    let anonymous = json!([{ "paths": ["**"], "anonymous": true }]);
+    let answer = ask_while(&world, &registry, "team/app", || put(&world, with(anonymous))).await;
+    assert!(!answer.allowed && answer.message.contains(CHANGED), "{answer:?}");
+}
+
+/// What becomes known to be bad while something else is waited for wins, whatever the time by whoever's clock.
+#[tokio::test(start_paused = true)]
+async fn what_is_found_bad_while_a_review_waits_opens_in_no_outage() {
+    let registry = FakeRegistry::start().await;
+    let world = World::new(open()).with(&Listed::new(&registry));
+    let image = format!("{}/team/app@{}", registry.host(), Digest::of(b"app"));
+    registry.quirk("*", Quirk::Hang);
+    let change = async {
+        sleep(Duration::from_secs(1)).await;
+        // Of last January.
+        world.write(&image, "Quarantined", "Managed");
+    };
+    let (answer, ()) = tokio::join!(world.ask(&image), change);
+    answer.refuses("in quarantine since ");
 }
 
 /// A registry that hides the tags of what is in quarantine shows them from the release on: what was answered before is no answer after it.

@@ -16,7 +16,7 @@ use tokio::{sync::watch, time::Instant};
 use super::super::Term;
 use crate::{
     debts::{Bearer, Finding, Wanted},
-    facts::{Busy, BusyCause, Facts, Outcome},
+    facts::{Busy, Facts, Outcome},
     image::Subject,
     line::Class,
     lookups::Asker,
@@ -34,7 +34,7 @@ const LATE: Duration = Duration::from_secs(60);
 /// How soon it is asked again about what is not there.
 const LATER: Duration = Duration::from_secs(600);
 /// A registry that goes before the image's own has not said whether it holds its repository.
-const NOT_YET: Outcome<Arc<Facts>> = Outcome::Busy(Busy { cause: BusyCause::Deadline, retry_after: SOON });
+const NOT_YET: Outcome<Arc<Facts>> = Outcome::Busy(Busy::late(SOON));
 
 /// Ends of look-ups that are refusals and that nothing written tells.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     api::{QuarantinePolicy, State},
-    facts::{Block, Facts, Manifest, Outage, OutageKind},
+    facts::{Block, BusyCause, Facts, Manifest, Outage, OutageKind},
     image::{Digest, Reference},
     policy::Policy,
     verdict::{Basis, Opinion, Source},
@@ -174,4 +174,14 @@ fn a_policy_that_asks_for_nothing_still_asks_whether_the_pod_may() {
     assert!(matches!(said(Demand::PullSecret, None), Settled::Later(..)));
     assert_eq!(said(Demand::Forbidden, None), Settled::Refuse(Why::NotFoundOrNotPermitted));
     assert_eq!(said(Demand::Anonymous, None), Settled::Admit(Basis::NothingRequired));
+}
+
+/// Whoever builds on the answer has to know that it is not the last one.
+#[test]
+fn what_is_not_known_yet_is_told_as_that_in_an_outage_too() {
+    let policy = policy(&json!({ "released": "Deny" }), &open());
+    let busy = (Outcome::Busy(Busy::UNPROVEN), None);
+    let settled = opinion(&policy, Demand::PullSecret, Some(Outcome::Unavailable(outage())), busy).settled;
+    let wait = Busy::UNPROVEN.retry_after;
+    assert_eq!(settled, Settled::Later(Why::Busy(Busy::late(wait)), wait), "and not for what");
 }

@@ -100,6 +100,9 @@ fn unmanaged(subject: &str, children: &[String]) -> Value {
     let mut object = fact(subject, "Unmanaged");
     object["status"]["provider"] = json!("None");
     object["status"]["children"] = json!(children);
+    if children.is_empty() {
+        object["status"]["config"] = json!(lazaretto::image::Digest::of(b"configuration").to_string());
+    }
     object
 }
 
