@@ -1,28 +1,81 @@
 //! Audit lines: one JSON object a line on standard output, under the target `audit`, for each transition of an image and each
 //! admission that was not a plain yes. They go the way of all logs, so that whoever collects those has them.
+//!
+//! An admission is answered before it is written down: a pod waits for its answer, and nobody for the line. A replica that is killed loses the
+//! lines of the last moment; the same words are in the API server's own audit log.
+
+use tokio::sync::mpsc;
 
 use crate::{api::Transition, debts::Told, image::Subject, judgement::Line};
 
 /// The tracing target of audit lines. It is not subject to the log level.
 pub const TARGET: &str = "audit";
 
-/// Where and for whom an admission was judged.
-#[derive(Clone, Copy, Debug)]
-pub struct Request<'a> {
+/// Admissions that are yet to be written down. Beyond these whoever answers writes them itself, so that none is lost.
+const MOST_WAITING: usize = 4_096;
+/// So many are written down before others have their turn.
+const AT_A_TIME: usize = 4;
+
+/// An admission that was not a plain yes: where and for whom it was judged.
+#[derive(Clone, Debug)]
+pub struct Admission {
     /// The request's uid, as in the API server's own audit log.
-    pub uid: &'a str,
+    pub uid: String,
     /// The namespace.
-    pub namespace: &'a str,
+    pub namespace: String,
     /// The object: kind and name, or kind and generateName.
-    pub object: &'a str,
+    pub object: String,
     /// Who asked.
-    pub user: &'a str,
+    pub user: String,
     /// Nothing will be written.
     pub dry_run: bool,
+    /// Every opinion that was not a plain yes.
+    pub lines: Vec<Line>,
 }
 
-/// An opinion that was not a plain yes.
-pub fn admission(request: &Request<'_>, line: &Line) {
+/// Where admissions are handed in.
+#[derive(Clone, Debug)]
+pub struct Desk(mpsc::Sender<Admission>);
+
+impl Desk {
+    /// A desk, and what writes down what is handed in there until every clone of the desk is gone.
+    #[must_use]
+    pub fn new() -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let (sender, receiver) = mpsc::channel(MOST_WAITING);
+        (Self(sender), write(receiver))
+    }
+
+    /// One at which everything is written down at once.
+    #[must_use]
+    pub fn unmanned() -> Self {
+        Self(mpsc::channel(1).0)
+    }
+
+    /// Has an admission written down, soon.
+    pub fn hand_in(&self, admission: Admission) {
+        if let Err(mpsc::error::TrySendError::Full(admission) | mpsc::error::TrySendError::Closed(admission)) = self.0.try_send(admission) {
+            admission.write();
+        }
+    }
+}
+
+async fn write(mut handed_in: mpsc::Receiver<Admission>) {
+    let mut some = Vec::with_capacity(AT_A_TIME);
+    while handed_in.recv_many(&mut some, AT_A_TIME).await > 0 {
+        some.drain(..).for_each(|admission| admission.write());
+        tokio::task::yield_now().await;
+    }
+}
+
+impl Admission {
+    fn write(&self) {
+        for line in &self.lines {
+            write_line(self, line);
+        }
+    }
+}
+
+fn write_line(request: &Admission, line: &Line) {
     tracing::info!(
         target: TARGET,
         event = "admission",

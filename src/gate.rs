@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::{
     access::Demand,
-    audit,
+    audit::{Admission, Desk},
     facts::Outcome,
     image::Reference,
     index::{Known, Rules},
@@ -44,6 +44,8 @@ pub struct Gate {
     pub client: Option<Client>,
     /// Namespaces that are never judged.
     pub excluded: HashSet<String>,
+    /// Where admissions are written down that were not a plain yes.
+    pub audit: Desk,
     /// The metrics.
     pub metrics: Metrics,
 }
@@ -210,7 +212,7 @@ impl Gate {
             let labels = by_now.labels.is_none() || labels.is_none() || by_now.labels == labels;
             labels && Arc::ptr_eq(&rules, &by_now.rules) && setting.holds_until(by_now.now)
         };
-        let judgement = match by_now {
+        let mut judgement = match by_now {
             Some(by_now) if !same(&by_now) => {
                 let changed = || Response::later(uid, "policies or registries changed while this pod was judged: try again".to_owned(), 1);
                 let labels = by_now.labels.or(labels);
@@ -229,7 +231,7 @@ impl Gate {
                 judgement::conclude(&setting.at(now).consider_all(spoken, sight_in(&looked)))
             }
         };
-        self.tell(request, pod, namespace, &judgement, dry_run);
+        self.tell(request, pod, &mut judgement, dry_run);
         respond(uid, judgement)
     }
 
@@ -440,7 +442,7 @@ impl Gate {
         Response::refuse(uid, why.to_owned())
     }
 
-    fn tell(&self, request: &PodRequest<'_>, pod: &Pod<'_>, namespace: &str, judgement: &Judgement, dry_run: bool) {
+    fn tell(&self, request: &PodRequest<'_>, pod: &Pod<'_>, judgement: &mut Judgement, dry_run: bool) {
         for ((verdict, mode, basis), count) in &judgement.tallies {
             self.metrics.reviews.get_or_create(&ReviewLabels { verdict: *verdict, mode: *mode, basis: *basis }).inc_by(*count);
         }
@@ -448,11 +450,14 @@ impl Gate {
             return;
         }
         let name = pod.metadata.name.as_deref().or(pod.metadata.generate_name.as_deref()).unwrap_or_default();
-        let object = format!("Pod/{name}");
-        let context = audit::Request { uid: &request.uid, namespace, object: &object, user: &request.user_info.username, dry_run };
-        for line in &judgement.lines {
-            audit::admission(&context, line);
-        }
+        self.audit.hand_in(Admission {
+            uid: request.uid.to_string(),
+            namespace: request.namespace.as_deref().unwrap_or_default().to_owned(),
+            object: format!("Pod/{name}"),
+            user: request.user_info.username.to_string(),
+            dry_run,
+            lines: std::mem::take(&mut judgement.lines),
+        });
     }
 }
 

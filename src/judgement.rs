@@ -248,7 +248,7 @@ pub struct Considered<'a> {
 
 impl Considered<'_> {
     fn place(&self) -> Place<'_> {
-        Place { path: self.subjected.path, image: self.subjected.text, subject: self.subject.as_ref() }
+        Place::new(self.subjected.path, self.subjected.text, self.subject.as_ref())
     }
 }
 
@@ -404,6 +404,9 @@ pub fn conclude(all: &[Considered<'_>]) -> Judgement {
                 strictest = Some((answered, considered, opinion));
             }
         }
+        if notable.is_empty() {
+            continue;
+        }
         let place = considered.place();
         for (opinion, policies) in notable {
             match (&opinion.settled, opinion.mode) {
@@ -421,9 +424,9 @@ pub fn conclude(all: &[Considered<'_>]) -> Judgement {
                 judgement.warnings.extend(opinion.warnings.iter().map(|why| sentence::warning(&place, why, &policies)));
             }
             judgement.lines.push(Line {
-                path: considered.subjected.path.to_string(),
-                image: crate::history::clip(considered.subjected.text, 400),
-                digest: considered.subject.as_ref().map(|subject| subject.digest().to_string()),
+                path: place.path.clone(),
+                image: place.image.clone(),
+                digest: place.digest.clone(),
                 policies: policies.join(","),
                 mode: opinion.mode,
                 answered: opinion.answered(),
@@ -434,7 +437,7 @@ pub fn conclude(all: &[Considered<'_>]) -> Judgement {
     }
     if let Some((answered, considered, opinion)) = strictest {
         let annotations = &mut judgement.annotations;
-        annotations.insert("image", crate::history::clip(considered.subjected.text, 400).into());
+        annotations.insert("image", crate::history::clip(considered.subjected.text, sentence::IMAGE_LIMIT).into());
         if let Some(subject) = &considered.subject {
             annotations.insert("digest", subject.digest().to_string().into());
         }
@@ -467,7 +470,10 @@ pub fn as_warnings(all: &[Considered<'_>]) -> Vec<String> {
                 }
             }
         }
-        warnings.extend(refused.iter().map(|(why, policies)| sentence::warning(&considered.place(), why, policies)));
+        if !refused.is_empty() {
+            let place = considered.place();
+            warnings.extend(refused.iter().map(|(why, policies)| sentence::warning(&place, why, policies)));
+        }
     }
     warnings.dedup();
     warnings.truncate(16);

@@ -21,33 +21,41 @@ pub const WARNING_LIMIT: usize = 256;
 /// Characters that a refusal may have.
 pub const REFUSAL_LIMIT: usize = 4096;
 
-/// One image of one pod, for people.
-#[derive(Clone, Copy, Debug)]
+/// One image of one pod, in words.
+#[derive(Clone, Debug)]
 pub struct Place<'a> {
     /// `spec.containers[web].image`.
-    pub path: FieldPath<'a>,
-    /// As the author wrote it.
-    pub image: &'a str,
-    /// The digest that it stands for, when that is known and the author did not write it.
+    pub path: String,
+    /// As the author wrote it, without control characters and at most [`IMAGE_LIMIT`] of its characters.
+    pub image: String,
+    /// What it stands for, when that is known.
     pub subject: Option<&'a Subject>,
+    /// The digest of that.
+    pub digest: Option<String>,
 }
 
-impl Place<'_> {
-    fn named(&self) -> String {
-        let image = clip(self.image, 300);
-        match self.subject {
-            Some(subject) if !self.image.contains('@') => {
-                [&*self.path.to_string(), " ", &image, " (", &subject.digest().to_string(), ")"].concat()
-            }
-            _ => [&*self.path.to_string(), " ", &image].concat(),
-        }
+/// Characters of an image's name that are shown.
+pub const IMAGE_LIMIT: usize = 400;
+
+impl<'a> Place<'a> {
+    /// Puts it into words.
+    #[must_use]
+    pub fn new(path: FieldPath<'_>, image: &str, subject: Option<&'a Subject>) -> Self {
+        let digest = subject.map(|subject| subject.digest().to_string());
+        Self { path: path.to_string(), image: clip(image, IMAGE_LIMIT), subject, digest }
+    }
+
+    /// The digest, where the author did not write it.
+    fn unwritten(&self) -> Option<&str> {
+        self.digest.as_deref().filter(|_| !self.image.contains('@'))
     }
 }
 
 /// Why an image is refused by these policies, as one sentence or two.
 #[must_use]
 pub fn refusal(place: &Place<'_>, why: &Why, policies: &[&str]) -> String {
-    [&*place.named(), ": ", &reason(why, place.subject), " [", &list(policies), "]"].concat()
+    let (before, digest, after) = place.unwritten().map_or(("", "", ""), |digest| (" (", digest, ")"));
+    [&*place.path, " ", &place.image, before, digest, after, ": ", &reason(why, place.subject), " [", &list(policies), "]"].concat()
 }
 
 /// `policy a`, `policies a, b`; the first few of many.

@@ -81,7 +81,10 @@ pub async fn run(arguments: ServeArguments) -> anyhow::Result<()> {
 
     let excluded: HashSet<String> =
         arguments.excluded_namespaces.iter().filter(|name| !name.is_empty()).cloned().chain([arguments.namespace.clone()]).collect();
+    let (audit, writing) = audit::Desk::new();
+    tasks.spawn("audit", writing);
     let gate = Arc::new(Gate {
+        audit,
         index: index.clone(),
         lookups: lookups.clone(),
         wallet: wallet.clone(),
@@ -203,7 +206,10 @@ fn spawn_watches(
         watches::run::<Waiver>(client.clone(), config(), Rules::new(index.clone(), rules_changed.clone()), waivers).boxed(),
     );
     let nodes = Nodes::new(index.clone(), rules_changed);
-    spawn("watch-nodes", watches::run::<PartialObjectMeta<Node>>(client.clone(), config().page_size(500), nodes, nodes_ready).boxed());
+    spawn(
+        "watch-nodes",
+        watches::run::<PartialObjectMeta<Node>>(client.clone(), config().page_size(watches::PAGE), nodes, nodes_ready).boxed(),
+    );
     let labels = Namespaces::new(index.clone());
     spawn("watch-namespaces", watches::run::<PartialObjectMeta<Namespace>>(client.clone(), config(), labels, namespaces).boxed());
     let lookups = lookups.clone();
@@ -212,7 +218,7 @@ fn spawn_watches(
         lookups.heard(name);
     };
     let images = Images::new(index.clone(), wake);
-    spawn("watch-images", watches::run::<ImageStatus>(client.clone(), config().page_size(500), images, images_ready).boxed());
+    spawn("watch-images", watches::run::<ImageStatus>(client.clone(), config().page_size(watches::PAGE), images, images_ready).boxed());
     conditions.into()
 }
 

@@ -6,7 +6,7 @@
 
 use std::{collections::HashSet, fmt::Debug, sync::Arc, time::Duration};
 
-use futures::{Stream, StreamExt as _};
+use futures::{Stream, StreamExt as _, stream};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{Namespace, Node},
@@ -19,13 +19,14 @@ use kube::{
 };
 use parking_lot::RwLock;
 use serde::de::DeserializeOwned;
-use tokio::time::Instant;
+use tokio::{sync::mpsc, time::Instant};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     admin::Condition,
     api::{ImageStatus, QuarantinePolicy, Registry, Waiver},
     index::{Index, Kind},
-    readable::Readable,
+    unread::{Invalid, Unread},
 };
 
 /// The index, shared. Nothing awaits while it is locked.
@@ -61,6 +62,11 @@ pub fn config() -> watcher::Config {
     watcher::Config::default().timeout(LONGEST_WATCH)
 }
 
+/// Objects that are fetched before those before them are taken in: a page, so that the next is asked for meanwhile.
+const AHEAD: usize = PAGE as usize;
+/// Objects in one page of a list.
+pub const PAGE: u32 = 500;
+
 /// For how long a watch may fail before the replica turns unready and lists anew.
 const FAILING: Duration = Duration::from_secs(20);
 
@@ -70,17 +76,17 @@ where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
     loop {
-        let stream = watcher(Api::<Readable<K>>::all(client.clone()), config.clone()).default_backoff();
-        feed(stream, &mut sink, &ready).await;
+        let stream = watcher(Api::<Unread<K>>::all(client.clone()), config.clone()).default_backoff();
+        feed(ahead(stream), &mut sink, &ready).await;
         // The watch may have gone on in silence, and nothing would tell: so a new one begins, whose list does.
         ready.set(sink.lost());
     }
 }
 
 /// Feeds a sink from a stream of watch events, until the stream ends or has brought nothing but errors for 20 s.
-pub async fn feed<K>(stream: impl Stream<Item = watcher::Result<watcher::Event<Readable<K>>>>, sink: &mut impl Sink<K>, ready: &Condition)
+pub async fn feed<K>(stream: impl Stream<Item = watcher::Result<watcher::Event<Unread<K>>>>, sink: &mut impl Sink<K>, ready: &Condition)
 where
-    K: Resource<DynamicType = ()>,
+    K: Resource<DynamicType = ()> + DeserializeOwned,
 {
     let kind = K::kind(&());
     let mut unread = Vec::new();
@@ -106,25 +112,43 @@ where
                 unread.clear();
                 sink.begin();
             }
-            watcher::Event::InitApply(Readable(Ok(object))) => sink.listed(object),
+            watcher::Event::InitApply(object) => match object.read() {
+                Ok(object) => sink.listed(object),
+                Err(invalid) => unread.push(tell_unreadable(sink, invalid)),
+            },
             watcher::Event::InitDone => {
                 sink.end(&std::mem::take(&mut unread));
                 ready.set(true);
             }
-            watcher::Event::Apply(Readable(Ok(object))) => sink.apply(object),
-            watcher::Event::Delete(Readable(object)) => {
-                let name = object.as_ref().map_or_else(|invalid| invalid.metadata.name.clone(), |object| object.meta().name.clone());
-                sink.delete(name.as_deref().unwrap_or_default());
-            }
-            watcher::Event::InitApply(Readable(Err(invalid))) | watcher::Event::Apply(Readable(Err(invalid))) => {
-                // The schema of the API server lets nothing through that the types do not read, but another version's may.
-                let (name, error) = (invalid.metadata.name.unwrap_or_default(), crate::history::clip(&invalid.error, 300));
-                tracing::error!(%kind, name, error, "an object cannot be read; its last readable form stays");
-                sink.unreadable(&name, &error);
-                unread.push(name);
-            }
+            watcher::Event::Apply(object) => match object.read() {
+                Ok(object) => sink.apply(object),
+                Err(invalid) => unread.push(tell_unreadable(sink, invalid)),
+            },
+            watcher::Event::Delete(object) => sink.delete(object.name()),
         }
     }
+}
+
+/// The schema of the API server lets nothing through that the types do not read, but another version's may. Returns its name.
+fn tell_unreadable<K: Resource<DynamicType = ()>>(sink: &mut impl Sink<K>, invalid: Invalid) -> String {
+    let (name, error) = (invalid.name, crate::history::clip(&invalid.error, 300));
+    tracing::error!(kind = %K::kind(&()), name, error, "an object cannot be read; its last readable form stays");
+    sink.unreadable(&name, &error);
+    name
+}
+
+/// The same stream, of which so much is fetched before it is asked for.
+fn ahead<T: Send + 'static>(stream: impl Stream<Item = T> + Send + 'static) -> impl Stream<Item = T> {
+    let (sender, receiver) = mpsc::channel(AHEAD);
+    let fetch = AbortOnDropHandle::new(tokio::spawn(async move {
+        let mut stream = std::pin::pin!(stream);
+        while let Some(item) = stream.next().await {
+            if sender.send(item).await.is_err() {
+                return;
+            }
+        }
+    }));
+    stream::unfold((receiver, fetch), |(mut receiver, fetch)| async { Some((receiver.recv().await?, (receiver, fetch))) })
 }
 
 /// Feeds one of the kinds that people write.
@@ -367,17 +391,17 @@ impl Sink<PartialObjectMeta<Node>> for Nodes {
 
 #[cfg(test)]
 mod tests {
-    use futures::stream;
     use kube::core::PartialObjectMetaExt as _;
 
     use super::*;
     use crate::{admin::Readiness, proof::platforms};
 
-    type Event = watcher::Event<Readable<PartialObjectMeta<Node>>>;
+    type Event = watcher::Event<Unread<PartialObjectMeta<Node>>>;
 
-    fn node(name: &str, platform: &str) -> Readable<PartialObjectMeta<Node>> {
+    fn node(name: &str, platform: &str) -> Unread<PartialObjectMeta<Node>> {
         let metadata = ObjectMeta { name: Some(name.to_owned()), labels: Some(platforms::labels(platform)), ..ObjectMeta::default() };
-        Readable(Ok(metadata.into_response_partial()))
+        let object: PartialObjectMeta<Node> = metadata.into_response_partial();
+        serde_json::from_str(&serde_json::to_string(&object).unwrap()).unwrap()
     }
 
     /// Whoever may not list nodes is ready all the same, and has every image of an index proven.
@@ -387,7 +411,7 @@ mod tests {
         let (readiness, mut sink) = (Readiness::default(), Nodes::new(index.clone(), changed));
         let ready = readiness.condition("nodes");
         let platforms = || index.read().rules().platforms.names();
-        let list = |nodes: Vec<Readable<PartialObjectMeta<Node>>>| {
+        let list = |nodes: Vec<Unread<PartialObjectMeta<Node>>>| {
             let nodes = nodes.into_iter().map(Event::InitApply);
             stream::iter([Event::Init].into_iter().chain(nodes).chain([Event::InitDone]).map(Ok).collect::<Vec<_>>())
         };

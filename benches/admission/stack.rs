@@ -11,6 +11,7 @@ use axum::{
 };
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use lazaretto::{
+    audit::Desk,
     gate::Gate,
     lookups::{Lives, Lookups},
     metrics::Metrics,
@@ -111,12 +112,15 @@ impl Replica {
         let (metrics, _) = Metrics::new();
         let lookups = Arc::new(lookups(index, writer, &metrics, lives));
         let client = kube::Client::new(tower::service_fn(secret), "lazaretto-system");
+        let (audit, writing) = Desk::new();
+        tokio::spawn(writing);
         let gate = Arc::new(Gate {
             index: index.clone(),
             lookups: lookups.clone(),
             wallet: Arc::new(Wallet::new(client, "lazaretto-system", false)),
             client: None,
             excluded: ["kube-system", "lazaretto-system"].map(str::to_owned).into(),
+            audit,
             metrics,
         });
         Self { target: identity.serve(webhook::router(gate.clone())).await, gate, lookups }

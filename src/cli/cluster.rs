@@ -12,7 +12,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 
 use super::output;
-use crate::{history::clip, readable::Readable};
+use crate::{history::clip, unread::Unread};
 
 /// How long one call may take.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -52,12 +52,12 @@ where
     K: Resource<DynamicType = (), Scope = kube::core::ClusterResourceScope> + Clone + Debug + DeserializeOwned,
 {
     let mut readable = Vec::new();
-    for Readable(object) in list::<Readable<K>>(client).await? {
-        match object {
+    for object in list::<Unread<K>>(client).await? {
+        match object.read() {
             Ok(object) => readable.push(object),
             Err(invalid) => {
-                let name = invalid.metadata.name.unwrap_or_default();
-                output::note(&format!("{} {name} cannot be read and counts for nothing: {}", K::kind(&()), clip(&invalid.error, 200)));
+                let (kind, name, error) = (K::kind(&()), invalid.name, clip(&invalid.error, 200));
+                output::note(&format!("{kind} {name} cannot be read and counts for nothing: {error}"));
             }
         }
     }

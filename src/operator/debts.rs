@@ -23,7 +23,7 @@ use crate::{
     audit,
     debts::{Book, MOST_TOLD, Survey, Told, Wanted},
     metrics::ChangeLabels,
-    readable::Readable,
+    unread::Unread,
     writer::bounded,
 };
 
@@ -138,9 +138,9 @@ pub(super) struct OfPolicies {
 
 impl Written {
     async fn read(term: &Term) -> Result<Self, String> {
-        let api = Api::<Readable<Registry>>::all(term.operator.client.clone());
+        let api = Api::<Unread<Registry>>::all(term.operator.client.clone());
         let list = bounded(api.list(&ListParams::default())).await.map_err(|error| error.to_string())?;
-        let readable = list.into_iter().filter_map(|Readable(object)| object.ok());
+        let readable = list.into_iter().filter_map(|object| object.read().ok());
         let registries = readable.filter_map(|object| Some((object.metadata.name?, object.status?.debts?))).collect();
         Ok(Self { policies: None, registries, at: Instant::now() })
     }

@@ -12,7 +12,7 @@ use crate::{
         self, Conditions, Mode, QuarantinePolicy, QuarantinePolicyStatus, Registry, RegistryDebts, RegistryStatus, Waiver, WaiverStatus,
     },
     policy::{self, Policy, RegistryEntry, Unreadable},
-    readable::Readable,
+    unread::Unread,
     writer::{FIELD_MANAGER, apply_status, bounded},
 };
 
@@ -140,9 +140,9 @@ async fn readable<K>(client: &Client) -> Result<Vec<K>, String>
 where
     K: kube::Resource<DynamicType = (), Scope = ClusterResourceScope> + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
 {
-    let api = Api::<Readable<K>>::all(client.clone());
+    let api = Api::<Unread<K>>::all(client.clone());
     let list = bounded(api.list(&ListParams::default())).await.map_err(|error| error.to_string())?;
-    Ok(list.into_iter().filter_map(|Readable(object)| object.ok()).collect())
+    Ok(list.into_iter().filter_map(|object| object.read().ok()).collect())
 }
 
 async fn write<K>(term: &Term, api: &Api<K>, name: &str, status: serde_json::Value) -> Result<(), String>

@@ -6,6 +6,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use jiff::Timestamp;
 use lazaretto::{
     api::{Allowance, ImageStatus, Limits, QuarantinePolicy, QuarantineProvider, QuarantineSpec, Registry, WhenUnknown},
+    audit::Desk,
     gate::Gate,
     judgement::Scope,
     lookups::{Lives, Lookups},
@@ -123,7 +124,15 @@ impl World {
         let registries = Arc::new(RegistryClient::new(options).unwrap());
         let lookups = Arc::new(Lookups::new(registries, index.clone(), None, metrics.clone(), Lives::default()));
         let wallet = Arc::new(Wallet::new(client.clone(), "lazaretto-system", false));
-        let gate = Gate { index: index.clone(), lookups, wallet, client: None, excluded: ["kube-system".to_owned()].into(), metrics };
+        let gate = Gate {
+            index: index.clone(),
+            lookups,
+            wallet,
+            client: None,
+            excluded: ["kube-system".to_owned()].into(),
+            audit: Desk::unmanned(),
+            metrics,
+        };
         let world = Self { index, gate, auths, client, pulls };
         world.set_knobs(when_unknown);
         world
