@@ -39,7 +39,6 @@ pub struct Desk(mpsc::Sender<Admission>);
 
 impl Desk {
     /// A desk, and what writes down what is handed in there until every clone of the desk is gone.
-    #[must_use]
     pub fn new() -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (sender, receiver) = mpsc::channel(MOST_WAITING);
         (Self(sender), write(receiver))

@@ -62,8 +62,7 @@ impl<'de, K> Deserialize<'de> for Unread<K> {
             resource_version: Option<String>,
         }
         let text = Box::<RawValue>::deserialize(deserializer)?;
-        let Head { metadata: Metadata { name, resource_version } } =
-            serde_json::from_str(text.get()).map_err(|error| serde::de::Error::custom(error))?;
+        let Head { metadata: Metadata { name, resource_version } } = serde_json::from_str(text.get()).map_err(serde::de::Error::custom)?;
         Ok(Self { metadata: ObjectMeta { name, resource_version, ..ObjectMeta::default() }, text, of: PhantomData })
     }
 }
