@@ -174,23 +174,36 @@ impl Parts {
     }
 
     /// Whether a registry that is out answers again, for a question that came meanwhile: one look for all of them, so that the first review after
-    /// a recovery is answered by the registry and not by what was true a few seconds ago.
+    /// a recovery is answered by the registry and not by what was true a few seconds ago. What was asked before the question came may have been
+    /// asked before the recovery: such a look that found nothing is followed by another.
     pub(super) async fn answers_again(self: &Arc<Self>, about: About, wait: bool) -> bool {
-        let (parts, asked) = (self.clone(), about.clone());
-        let look = || async move {
-            let well = parts.is_well(&asked, None, HALF_OPEN).await;
-            if well {
-                parts.well_again(&asked.registry, &asked.health);
-            }
-            Found { value: well, fresh_for: BETWEEN_HALF_OPEN }
-        };
         let key = ProbeKey::Again(about.door());
-        if wait {
-            self.probes.get(key, about.ticket(), Instant::now() + HALF_OPEN, look).await.unwrap_or_default()
-        } else {
+        let look = || {
+            let (parts, asked) = (self.clone(), about.clone());
+            async move {
+                asked.health.note_look();
+                let well = parts.is_well(&asked, None, HALF_OPEN).await;
+                if well {
+                    parts.well_again(&asked.registry, &asked.health);
+                }
+                Found { value: well, fresh_for: BETWEEN_HALF_OPEN }
+            }
+        };
+        if !wait {
             self.probes.launch(key, about.ticket(), look);
-            false
+            return false;
         }
+        let came = Instant::now();
+        let within = || Instant::now() + HALF_OPEN;
+        let mut well = match self.probes.peek(&key) {
+            Some(well) => return well,
+            None => self.probes.get(key.clone(), about.ticket(), within(), look).await.unwrap_or_default(),
+        };
+        if !well && about.health.last_look() < Some(came) {
+            self.probes.forget(|held, _| *held == key);
+            well = self.probes.get(key, about.ticket(), within(), look).await.unwrap_or_default();
+        }
+        well
     }
 
     /// A registry answers, by whatever sign.

@@ -20,7 +20,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use crate::{facts::Outage, image::Digest};
 
@@ -38,6 +38,8 @@ pub(super) const LAST_LOOK: Duration = Duration::from_secs(5);
 pub(super) struct Health {
     out: watch::Sender<Option<Outage>>,
     episodes: AtomicU64,
+    /// When the last short look at it began.
+    looked: Mutex<Option<Instant>>,
     /// Each of another namespace, with that namespace's rank. The least ranks stay.
     canaries: Mutex<Vec<(u64, Canary)>>,
     ranks: RandomState,
@@ -45,7 +47,13 @@ pub(super) struct Health {
 
 impl Default for Health {
     fn default() -> Self {
-        Self { out: watch::channel(None).0, episodes: AtomicU64::new(0), canaries: Mutex::default(), ranks: RandomState::new() }
+        Self {
+            out: watch::channel(None).0,
+            episodes: AtomicU64::new(0),
+            looked: Mutex::default(),
+            canaries: Mutex::default(),
+            ranks: RandomState::new(),
+        }
     }
 }
 
@@ -82,6 +90,16 @@ impl Health {
     /// Whether it is still the same outage: of those who look for the end of each only the last goes on.
     pub(super) fn lasts(&self, episode: Episode) -> bool {
         self.out.borrow().is_some() && self.episodes.load(Ordering::Relaxed) == episode.0
+    }
+
+    /// A short look at it begins.
+    pub(super) fn note_look(&self) {
+        *self.looked.lock() = Some(Instant::now());
+    }
+
+    /// When the last short look at it began.
+    pub(super) fn last_look(&self) -> Option<Instant> {
+        *self.looked.lock()
     }
 
     /// It answers again. Says whether that is news.

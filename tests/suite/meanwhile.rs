@@ -299,3 +299,26 @@ async fn after_an_outage_the_first_review_is_answered_by_the_registry() {
     registry.clear_quirks();
     world.ask(&image(2)).await.refuses("in quarantine since");
 }
+
+/// The look that was on its way asked before the recovery, and hangs.
+#[tokio::test(start_paused = true)]
+async fn who_asks_while_a_look_of_before_the_recovery_hangs_is_answered_by_the_registry() {
+    let registry = FakeRegistry::start().await;
+    let world = World::new(open_for_outages()).with(&Listed::new(&registry).kept_by(QuarantineProvider::Managed));
+    let image = |number: usize| format!("{}/team/app-{number}:1", registry.host());
+    for number in 0..3 {
+        registry.push_image(&format!("team/app-{number}"), "1", &number.to_string());
+    }
+    registry.quirk("*", Quirk::Hang);
+    world.ask(&image(0)).await.admits("OpenUnavailable");
+    sleep(Duration::from_secs(21)).await;
+    let (first, second) = (image(1), image(2));
+    let later = async {
+        sleep(Duration::from_millis(300)).await;
+        registry.clear_quirks();
+        world.ask(&second).await
+    };
+    let (during, after) = tokio::join!(world.ask(&first), later);
+    after.refuses("in quarantine since");
+    assert!(!during.allowed || during.basis == "OpenUnavailable", "{during:?}");
+}
