@@ -314,7 +314,8 @@ async fn who_asks_while_a_look_of_before_the_recovery_hangs_is_answered_by_the_r
     sleep(Duration::from_secs(21)).await;
     let (first, second) = (image(1), image(2));
     let later = async {
-        sleep(Duration::from_millis(300)).await;
+        // It has knocked twice.
+        sleep(Duration::from_millis(400)).await;
         registry.clear_quirks();
         world.ask(&second).await
     };
