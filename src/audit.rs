@@ -2,17 +2,18 @@
 //! admission that was not a plain yes. They go the way of all logs, so that whoever collects those has them.
 //!
 //! An admission is answered before it is written down: a pod waits for its answer, and nobody for the line. A replica that is killed loses the
-//! lines of the last moment; the same words are in the API server's own audit log.
+//! lines of the last moment; one that is told to stop writes them first.
 
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 
 use crate::{api::Transition, debts::Told, image::Subject, judgement::Line};
 
 /// The tracing target of audit lines. It is not subject to the log level.
 pub const TARGET: &str = "audit";
 
-/// Admissions that are yet to be written down. Beyond these whoever answers writes them itself, so that none is lost.
-const MOST_WAITING: usize = 4_096;
+/// Admissions that are yet to be written down, and the lines of one. Beyond these whoever answers writes them itself, so that none is lost.
+const MOST_WAITING: usize = 2_048;
+const MOST_LINES: usize = 8;
 /// So many are written down before others have their turn.
 const AT_A_TIME: usize = 4;
 
@@ -52,7 +53,10 @@ impl Desk {
 
     /// Has an admission written down, soon.
     pub fn hand_in(&self, admission: Admission) {
-        if let Err(mpsc::error::TrySendError::Full(admission) | mpsc::error::TrySendError::Closed(admission)) = self.0.try_send(admission) {
+        if admission.lines.len() > MOST_LINES {
+            return admission.write();
+        }
+        if let Err(TrySendError::Full(admission) | TrySendError::Closed(admission)) = self.0.try_send(admission) {
             admission.write();
         }
     }

@@ -245,8 +245,11 @@ impl Gate {
             let known = sight.subject.as_ref().and_then(|subject| index.image(subject));
             // What was known already when the registry was asked is older than its answer. No clock tells, which others set.
             let news = |known: &Known| sight.last.as_ref().is_none_or(|(last, _)| *last != known.facts);
-            if let Some(known) = known.filter(|known| known.facts.state.is_bad() && news(known)) {
-                sight.outcome = Outcome::Found(known.facts.clone());
+            match known.filter(|known| known.facts.state.is_bad() && news(known)) {
+                Some(known) if sight.certain => sight.outcome = Outcome::Found(known.facts.clone()),
+                // What its tag stood for at the last look.
+                Some(known) => sight.last = Some((known.facts.clone(), known.facts.observed_at)),
+                None => {}
             }
         }
         ByNow { rules: index.rules(), labels: index.namespace(namespace), now: Timestamp::now() }

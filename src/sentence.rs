@@ -133,7 +133,7 @@ pub fn reason(why: &Why, subject: Option<&Subject>) -> String {
             }
             BusyCause::Unproven => "what is signed about this image was not fetched yet. Try again shortly".to_owned(),
             BusyCause::Unread => {
-                "this policy denies some images by digest, and the registry has not shown yet what is inside this one. Try again shortly".to_owned()
+                "this policy denies some images by digest, and what is inside this one was not read yet. Try again shortly; if it stays so, the credentials of its Registry object may read its state and not its manifest".to_owned()
             }
         },
         Why::Reference(error) => format!("the image reference is refused: {error}"),

@@ -208,7 +208,7 @@ fn spawn_watches(
     let nodes = Nodes::new(index.clone(), rules_changed);
     spawn(
         "watch-nodes",
-        watches::run::<PartialObjectMeta<Node>>(client.clone(), config().page_size(watches::PAGE), nodes, nodes_ready).boxed(),
+        watches::run::<PartialObjectMeta<Node>>(client.clone(), config().page_size(watches::PAGE_OF_NODES), nodes, nodes_ready).boxed(),
     );
     let labels = Namespaces::new(index.clone());
     spawn("watch-namespaces", watches::run::<PartialObjectMeta<Namespace>>(client.clone(), config(), labels, namespaces).boxed());

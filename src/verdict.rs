@@ -174,17 +174,23 @@ fn judge(case: &Case<'_, '_>, sight: &Sight, warnings: &mut Vec<Why>) -> Verdict
         },
     };
     // Only the release may be wanting, at levels that ask for less, and not what has to be signed.
-    with_proof(case, sight, identified(case, sight, by_release))
+    match with_proof(case, sight, identified(case, sight, by_release)) {
+        unknown @ Verdict::Unknown(_) => known_bad(sight).map_or(unknown, Verdict::Refuse),
+        verdict => verdict,
+    }
 }
 
-/// The same verdict where it is known which image it is about. Whoever does not have to be released may still be denied by digest, or have to be
-/// signed; and what its tag stood for once says neither of what it stands for now.
+/// The same verdict where it is known what the image is and what is inside, if the policy denies some by digest. Whoever does not have to be
+/// released, or is waived, may still be denied; and what its tag stood for once does not say what it stands for now. The processor sees what
+/// nobody has looked into yet.
 fn identified(case: &Case<'_, '_>, sight: &Sight, verdict: Verdict) -> Verdict {
-    let any = case.policy.require.released == Level::Off;
-    match (&sight.outcome, verdict) {
-        (Outcome::Found(_), verdict) | (_, verdict @ (Verdict::Refuse(_) | Verdict::Admit(Basis::Processor))) => verdict,
-        (open, Verdict::Admit(_)) if any || case.policy.denies_digests() && !is_inside_known(sight) => end(open, sight.listed),
-        (_, verdict) => verdict,
+    match verdict {
+        Verdict::Admit(Basis::Processor) if sight.certain => verdict,
+        Verdict::Admit(_) if case.policy.denies_digests() && !is_inside_known(sight) => match &sight.outcome {
+            Outcome::Found(_) => Verdict::Busy(Busy::UNREAD),
+            open => end(open, sight.listed),
+        },
+        verdict => verdict,
     }
 }
 
@@ -200,16 +206,14 @@ fn denied_by_digest(case: &Case<'_, '_>, sight: &Sight) -> Option<Verdict> {
     }
     let subject = sight.subject.as_ref()?;
     let (facts, unread) = (sight.facts(), Manifest::default());
-    // Such an image waits for its release, and nothing inside it runs before.
-    let held = || facts.is_none_or(|facts| facts.state.is_bad()) && (case.policy.require.released == Level::Deny || sight.processor);
     let manifest = facts.map_or(&unread, |facts| &facts.manifest);
     let reason = if case.undenied { None } else { case.policy.denies_digest(subject.digest(), manifest) };
     match reason {
         Some(reason) => Some(Verdict::Refuse(Why::Denied(reason.to_owned()))),
         // An author could put the denied one behind as many others as are held.
         None if manifest.cut => Some(Verdict::Refuse(Why::IndexTooLarge)),
-        // Known from a time when nobody looked inside: the emergency stop may be about that.
-        None if facts.is_some() && manifest.is_unread() && !held() => Some(Verdict::Busy(Busy::UNREAD)),
+        // Known from a time when nobody looked inside: an outage must not open what the emergency stop may be about.
+        None if manifest.is_unread() && facts.is_some_and(|facts| !facts.state.is_bad()) => Some(Verdict::Busy(Busy::UNREAD)),
         None => None,
     }
 }
@@ -322,10 +326,10 @@ fn was_good(case: &Case<'_, '_>, sight: &Sight) -> bool {
 fn was_released(case: &Case<'_, '_>, sight: &Sight) -> bool {
     let Some((facts, seen)) = &sight.last else { return false };
     let good = match facts.state {
-        _ if case.policy.require.released != Level::Deny => true,
         State::Released => true,
-        State::Unmanaged => case.policy.require.unmanaged == Allowance::Allow,
-        State::Quarantined | State::Failed | State::Pending => false,
+        State::Unmanaged => case.policy.require.released != Level::Deny || case.policy.require.unmanaged == Allowance::Allow,
+        State::Pending => case.policy.require.released != Level::Deny,
+        State::Quarantined | State::Failed => false,
     };
     let bound = case.policy.when_unknown.last_known_good_for.as_secs();
     good && bound > 0 && is_within(*seen, bound, case.now)

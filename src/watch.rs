@@ -62,10 +62,10 @@ pub fn config() -> watcher::Config {
     watcher::Config::default().timeout(LONGEST_WATCH)
 }
 
-/// Objects that are fetched before those before them are taken in: a page, so that the next is asked for meanwhile.
-const AHEAD: usize = PAGE as usize;
-/// Objects in one page of a list.
+/// Image statuses in one page of a list: some 2 KB each.
 pub const PAGE: u32 = 500;
+/// Nodes in one page, which come with all that is said of them: some 40 KB each.
+pub const PAGE_OF_NODES: u32 = 50;
 
 /// For how long a watch may fail before the replica turns unready and lists anew.
 const FAILING: Duration = Duration::from_secs(20);
@@ -77,7 +77,7 @@ where
 {
     loop {
         let stream = watcher(Api::<Unread<K>>::all(client.clone()), config.clone()).default_backoff();
-        feed(ahead(stream), &mut sink, &ready).await;
+        feed(ahead(stream, config.page_size), &mut sink, &ready).await;
         // The watch may have gone on in silence, and nothing would tell: so a new one begins, whose list does.
         ready.set(sink.lost());
     }
@@ -114,7 +114,10 @@ where
             }
             watcher::Event::InitApply(object) => match object.read() {
                 Ok(object) => sink.listed(object),
-                Err(invalid) => unread.push(tell_unreadable(sink, invalid)),
+                Err(invalid) => {
+                    tell_unreadable(sink, &invalid);
+                    unread.push(invalid.name);
+                }
             },
             watcher::Event::InitDone => {
                 sink.end(&std::mem::take(&mut unread));
@@ -122,24 +125,23 @@ where
             }
             watcher::Event::Apply(object) => match object.read() {
                 Ok(object) => sink.apply(object),
-                Err(invalid) => unread.push(tell_unreadable(sink, invalid)),
+                Err(invalid) => tell_unreadable(sink, &invalid),
             },
             watcher::Event::Delete(object) => sink.delete(object.name()),
         }
     }
 }
 
-/// The schema of the API server lets nothing through that the types do not read, but another version's may. Returns its name.
-fn tell_unreadable<K: Resource<DynamicType = ()>>(sink: &mut impl Sink<K>, invalid: Invalid) -> String {
-    let (name, error) = (invalid.name, crate::history::clip(&invalid.error, 300));
+/// The schema of the API server lets nothing through that the types do not read, but another version's may.
+fn tell_unreadable<K: Resource<DynamicType = ()>>(sink: &mut impl Sink<K>, invalid: &Invalid) {
+    let (name, error) = (&*invalid.name, crate::history::clip(&invalid.error, 300));
     tracing::error!(kind = %K::kind(&()), name, error, "an object cannot be read; its last readable form stays");
-    sink.unreadable(&name, &error);
-    name
+    sink.unreadable(name, &error);
 }
 
-/// The same stream, of which so much is fetched before it is asked for.
-fn ahead<T: Send + 'static>(stream: impl Stream<Item = T> + Send + 'static) -> impl Stream<Item = T> {
-    let (sender, receiver) = mpsc::channel(AHEAD);
+/// The same stream, of which a page is fetched before it is taken in, so that the next is asked for meanwhile.
+fn ahead<T: Send + 'static>(stream: impl Stream<Item = T> + Send + 'static, page: Option<u32>) -> impl Stream<Item = T> {
+    let (sender, receiver) = mpsc::channel(usize::try_from(page.unwrap_or(PAGE)).unwrap_or(1).max(1));
     let fetch = AbortOnDropHandle::new(tokio::spawn(async move {
         let mut stream = std::pin::pin!(stream);
         while let Some(item) = stream.next().await {
@@ -148,7 +150,15 @@ fn ahead<T: Send + 'static>(stream: impl Stream<Item = T> + Send + 'static) -> i
             }
         }
     }));
-    stream::unfold((receiver, fetch), |(mut receiver, fetch)| async { Some((receiver.recv().await?, (receiver, fetch))) })
+    stream::unfold((receiver, fetch), |(mut receiver, fetch)| async {
+        if let Some(item) = receiver.recv().await {
+            return Some((item, (receiver, fetch)));
+        }
+        match fetch.await {
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            _ => None,
+        }
+    })
 }
 
 /// Feeds one of the kinds that people write.

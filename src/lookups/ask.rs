@@ -254,7 +254,8 @@ impl Parts {
     /// be bad is not cleared by that, nor a state that was kept: only the merge with what is written could tell that it may be.
     fn unwritten(&self, subject: &Subject, seen: &Observation) -> Arc<Facts> {
         let known = self.index.read().image(subject).filter(|known| {
-            let bad = known.facts.state.is_bad() && !seen.facts.state.is_bad() && seen.weight != Weight::Explicit;
+            let cleared = seen.weight == Weight::Explicit && !known.held;
+            let bad = known.facts.state.is_bad() && !seen.facts.state.is_bad() && !cleared;
             bad || (known.facts.provider == seen.facts.provider && seen.weight == Weight::First)
         });
         let fresh = || {

@@ -238,6 +238,17 @@ mod tests {
         }
     }
 
+    /// Whatever else is asked of it: what was last seen unfit opens by no knob.
+    #[test]
+    fn known_bad_opens_by_no_knob_at_any_level() {
+        let open = json!({ "pending": "Allow", "registryUnavailable": "Allow", "unauthorized": "Allow", "lastKnownGoodFor": "24h" });
+        for released in ["Deny", "Warn", "Off"] {
+            let outage = Outcome::Unavailable(Outage { kind: OutageKind::Connect, message: "out".to_owned() });
+            let settled = settled_as(true, &policy(released, &open), outage, None, Some(State::Failed));
+            assert!(matches!(settled, Settled::Refuse(Why::Held(_))), "{released}: {settled:?}");
+        }
+    }
+
     /// Not even the images of an index about which nobody has asked are called unsigned, and nothing opens on that.
     #[test]
     fn an_index_whose_images_have_not_been_looked_at_waits() {

@@ -461,3 +461,54 @@ fn what_is_denied_by_digest_is_looked_for_inside_whoever_answered() {
         assert_eq!(settled, Settled::Later(Why::Busy(Busy::UNREAD), Busy::UNREAD.retry_after), "{level:?} {state:?}");
     }
 }
+
+/// A waiver is for a release and lifts no `deny`; the processor sees what nobody has looked into, but not what nobody has identified.
+#[test]
+fn neither_waiver_nor_processor_passes_what_may_be_denied() {
+    let policy = policy(|spec| {
+        spec.when_unknown.pending = Allowance::Allow;
+        spec.deny = vec![crate::api::DenyRule { image: None, digest: Some(Digest::of(b"inside").to_string()), reason: "stop".into() }];
+    });
+    let waiver = Waiver::try_from(&crate::api::Waiver::new(
+        "w",
+        WaiverSpec {
+            images: Vec::new(),
+            requirements: vec![Requirement::Released],
+            vulnerabilities: Vec::new(),
+            digests: vec![subject().digest().to_string()],
+            namespaces: vec!["team".into()],
+            reason: "r".into(),
+            by: "ann".into(),
+            expires: now() + jiff::SignedDuration::from_secs(60),
+        },
+    ))
+    .unwrap();
+    let unread = sight(Outcome::Found(facts(State::Quarantined)));
+    let image = tagged();
+    let waived = Opinion::of(&case(&policy, &image, &[&waiver]), &unread).settled;
+    assert_eq!(waived, Settled::Later(Why::Busy(Busy::UNREAD), Busy::UNREAD.retry_after));
+    let processor = Sight { processor: true, ..unread };
+    assert_eq!(Opinion::of(&case(&policy, &image, &[]), &processor).settled, Settled::Admit(Basis::Processor));
+    let last = Some((Arc::new(facts(State::Quarantined)), now()));
+    let moved = Sight { processor: true, certain: false, last, ..sight(Outcome::Busy(Busy::UNANSWERED)) };
+    let settled = Opinion::of(&case(&policy, &image, &[]), &moved).settled;
+    assert_eq!(settled, Settled::Later(Why::Busy(Busy::UNANSWERED), Busy::UNANSWERED.retry_after));
+}
+
+/// Where nothing but a digest is denied, and what is inside is known, an outage leaves nothing open.
+#[test]
+fn what_is_known_not_to_be_denied_starts_in_an_outage() {
+    for level in [Level::Off, Level::Warn] {
+        let policy = policy(|spec| {
+            spec.require.released = level;
+            spec.when_unknown.last_known_good_for = ShortDuration::from_secs(0);
+            spec.deny = vec![crate::api::DenyRule { image: None, digest: Some(Digest::of(b"evil").to_string()), reason: "stop".into() }];
+        });
+        for state in [State::Released, State::Quarantined] {
+            let mut read = facts(state);
+            read.manifest.config = Some(Digest::of(b"config"));
+            let known = Sight { last: Some((Arc::new(read), now())), ..sight(Outcome::Unavailable(outage())) };
+            assert!(matches!(settled(&policy, &known), Settled::Admit(_)), "{level:?} {state:?}");
+        }
+    }
+}

@@ -3,7 +3,7 @@
 use std::{convert::Infallible, time::Duration};
 
 use lazaretto::{
-    api::{QuarantinePolicy, QuarantineProvider, QuarantineSpec, Registry, RegistrySpec},
+    api::{Level, QuarantinePolicy, QuarantineProvider, QuarantineSpec, Registry, RegistrySpec},
     image::Digest,
 };
 use serde_json::json;
@@ -183,6 +183,27 @@ async fn what_was_good_before_it_was_blocked_opens_in_no_outage() {
     world.ask(&image).await.refuses("the registry blocks it: QUARANTINED");
 }
 
+/// Its tag may stand for what is denied by now, and what it stood for is held while a review waits.
+#[tokio::test(start_paused = true)]
+async fn what_becomes_of_what_a_tag_stood_for_says_nothing_about_what_it_stands_for() {
+    let registry = FakeRegistry::start().await;
+    let world = World::new(shut()).with(&Listed::new(&registry));
+    let digest = registry.push_image("team/app", "1", "app");
+    let image = format!("{}/team/app:1", registry.host());
+    world.ask(&image).await.admits("Registry");
+    let mut policy = denying(&Digest::of(b"evil"));
+    policy.spec.require.released = Level::Warn;
+    assert!(world.index.write().apply_policy(&policy));
+    sleep(Duration::from_secs(120)).await;
+    registry.quirk("team/app", Quirk::Hang);
+    let hold = async {
+        sleep(Duration::from_secs(1)).await;
+        world.write(&format!("{}/team/app@{digest}", registry.host()), "Quarantined", "Managed");
+    };
+    let (answer, ()) = tokio::join!(world.ask(&image), hold);
+    assert!(!answer.allowed, "{answer:?}");
+}
+
 /// Asks for an image whose answer takes a while, in which something happens.
 async fn ask_while(world: &World, registry: &FakeRegistry, name: &str, happens: impl FnOnce()) -> Answer {
     registry.push_image(name, "1", name);
@@ -223,7 +244,7 @@ async fn what_is_denied_inside_an_image_meanwhile_is_looked_for() {
     let digest = registry.push_image("team/app", "1", "team/app");
     world.write(&format!("{}/team/app@{digest}", registry.host()), "Released", "Managed");
     let answer = ask_while(&world, &registry, "team/app", || deny(&world, &Digest::of(b"inside"))).await;
-    answer.waits(5, "Deadline", "has not shown yet what is inside this one");
+    answer.waits(5, "Deadline", "what is inside this one was not read yet");
     // Nothing is written here, and what was seen inside counts all the same.
     world.ask(&format!("{}/team/app:1", registry.host())).await.admits("Registry");
 }
