@@ -16,6 +16,7 @@ use crate::{
     access::Demand,
     audit::{Admission, Desk},
     facts::Outcome,
+    history::clip,
     image::Reference,
     index::{Known, Rules},
     judgement::{self, Answer, Considered, FieldPath, Judgement, Scope, Setting, Spoken, Want},
@@ -31,6 +32,9 @@ use crate::{
     watch::SharedIndex,
     writer::{CallError, bounded},
 };
+
+/// Characters of what an audit line says about a request, each: the API server's names are no longer, and others may reach the port.
+const MOST_OF_A_FIELD: usize = 512;
 
 /// What judges reviews.
 pub struct Gate {
@@ -243,6 +247,11 @@ impl Gate {
             // That was by the rules as they were.
             sight.proven = false;
             let known = sight.subject.as_ref().and_then(|subject| index.image(subject));
+            // What is the same may have been found bad by another name.
+            if known.is_none() && sight.last.is_none() && !matches!(sight.outcome, Outcome::Found(_)) {
+                let bad = sight.subject.as_ref().and_then(|subject| index.bad_by_another_name(subject));
+                sight.last = bad.map(|known| (known.facts.clone(), known.facts.observed_at));
+            }
             // What was known already when the registry was asked is older than its answer. No clock tells, which others set.
             let news = |known: &Known| sight.last.as_ref().is_none_or(|(last, _)| *last != known.facts);
             match known.filter(|known| known.facts.state.is_bad() && news(known)) {
@@ -454,10 +463,10 @@ impl Gate {
         }
         let name = pod.metadata.name.as_deref().or(pod.metadata.generate_name.as_deref()).unwrap_or_default();
         self.audit.hand_in(Admission {
-            uid: request.uid.to_string(),
-            namespace: request.namespace.as_deref().unwrap_or_default().to_owned(),
-            object: format!("Pod/{name}"),
-            user: request.user_info.username.to_string(),
+            uid: clip(&request.uid, MOST_OF_A_FIELD),
+            namespace: clip(request.namespace.as_deref().unwrap_or_default(), MOST_OF_A_FIELD),
+            object: format!("Pod/{}", clip(name, MOST_OF_A_FIELD)),
+            user: clip(&request.user_info.username, MOST_OF_A_FIELD),
             dry_run,
             lines: std::mem::take(&mut judgement.lines),
         });

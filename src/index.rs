@@ -346,6 +346,20 @@ impl Index {
         })
     }
 
+    /// The same digest under another name at the same Registry, if it is known to be bad there: what is the same may be called by another host,
+    /// repository or index, and an outage must not open it for that. Of what is inside it only what is its own is said.
+    #[must_use]
+    pub fn bad_by_another_name(&self, subject: &Subject) -> Option<Arc<Known>> {
+        let of = |subject: &Subject| self.rules.registry_for(subject.registry(), subject.repository()).map(|registry| &registry.name);
+        let name = of(subject)?;
+        let (other, known) = self.bad(subject.digest()).find(|(other, _)| of(other) == Some(name))?;
+        if other.digest() == subject.digest() {
+            return Some(known.clone());
+        }
+        let facts = Facts { manifest: crate::facts::Manifest::default(), ..Facts::clone(&known.facts) };
+        Some(Arc::new(Known { facts: Arc::new(facts), ..Known::clone(known) }))
+    }
+
     /// Holds a bad finding that could not be written, as long as something good and older is written. Without that nothing has to be held:
     /// who knows nothing asks.
     pub fn hold_unwritten(&mut self, subject: &Subject, facts: &Arc<Facts>) {

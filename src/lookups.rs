@@ -120,7 +120,9 @@ impl Lookups {
             Outcome::Found(_) => names().for_each(|name| blocked.remove(name)),
             Outcome::Pending(_) | Outcome::Unavailable(_) | Outcome::Unauthorized(_) => {
                 let later = |at: Timestamp| sight.last.as_ref().is_none_or(|(facts, _)| facts.observed_at <= at);
-                let held = names().find_map(|name| blocked.get(name).filter(|(_, at)| later(*at)));
+                // What its tag stood for at the last look, too: what was blocked is not to open by a tag.
+                let last = sight.subject.as_ref().map(Reference::from);
+                let held = names().chain(&last).find_map(|name| blocked.get(name).filter(|(_, at)| later(*at)));
                 if let Some((block, _)) = held {
                     sight.outcome = Outcome::Blocked(block.clone());
                 }
@@ -160,7 +162,8 @@ impl Lookups {
             let evidence = self.prove_unless_held(&subject, registry, asker, &known.facts).await;
             return sight(Some(subject), Outcome::Found(known.facts.clone()), None, resolved_now, true, evidence);
         }
-        let last = known.or_else(|| self.bad_by_another_name(&subject, registry)).map(|known| last_look(&known, &subject, registry));
+        let last =
+            known.or_else(|| self.parts.index.read().bad_by_another_name(&subject)).map(|known| last_look(&known, &subject, registry));
         let outcome = match (self.judge(&subject, registry, asker, Class::Admission).await, &last) {
             // What is written was seen later than an answer that is still remembered.
             (Outcome::Found(facts), Some((written, _))) if written.observed_at > facts.observed_at => Outcome::Found(written.clone()),
@@ -173,18 +176,6 @@ impl Lookups {
             _ => self.evidence_at_hand(&subject, asker),
         };
         sight(Some(subject), outcome, last, Source::Asked, true, evidence)
-    }
-
-    /// The same digest under another name at the same Registry, if it is known to be bad there: what is the same may be called by another host,
-    /// repository or index, and an outage must not open it for that.
-    fn bad_by_another_name(&self, subject: &Subject, registry: Option<&Arc<RegistryEntry>>) -> Option<Arc<Known>> {
-        let name = &registry?.name;
-        let index = self.parts.index.read();
-        let rules = index.rules();
-        index
-            .bad(subject.digest())
-            .find(|(other, _)| rules.registry_for(other.registry(), other.repository()).is_some_and(|registry| registry.name == *name))
-            .map(|(_, known)| known.clone())
     }
 
     /// A tag that was asked for just now is written down with the image that it stands for.
@@ -468,7 +459,8 @@ impl Lookups {
         access: Option<&Access>,
     ) -> (Option<Subject>, Option<(Arc<Facts>, Timestamp)>) {
         let Some(last) = self.parts.last_digest(image, access) else { return (None, None) };
-        let known = self.parts.index.read().image(&last.subject);
+        let index = self.parts.index.read();
+        let known = index.image(&last.subject).or_else(|| index.bad_by_another_name(&last.subject));
         let known = known.filter(|known| last.shown || known.facts.state.is_bad()).map(|known| {
             let (facts, seen) = last_look(&known, &last.subject, registry);
             // A tag is no better known than when it was resolved.

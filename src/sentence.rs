@@ -34,7 +34,7 @@ pub struct Place<'a> {
     pub digest: Option<String>,
 }
 
-/// Characters of an image's name that are shown.
+/// Characters of an image's name that are shown, and of where it stands.
 pub const IMAGE_LIMIT: usize = 400;
 
 impl<'a> Place<'a> {
@@ -42,7 +42,7 @@ impl<'a> Place<'a> {
     #[must_use]
     pub fn new(path: FieldPath<'_>, image: &str, subject: Option<&'a Subject>) -> Self {
         let digest = subject.map(|subject| subject.digest().to_string());
-        Self { path: path.to_string(), image: clip(image, IMAGE_LIMIT), subject, digest }
+        Self { path: clip(&path.to_string(), IMAGE_LIMIT), image: clip(image, IMAGE_LIMIT), subject, digest }
     }
 
     /// The digest, where the author did not write it.

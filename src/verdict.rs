@@ -291,7 +291,7 @@ fn known_bad(sight: &Sight) -> Option<Why> {
 }
 
 /// Where not knowing becomes yes or no. `good` is whether the same was known to be good at the last look.
-fn settle(case: &Case<'_, '_>, verdict: Verdict, good: impl FnOnce() -> bool) -> Settled {
+fn settle(case: &Case<'_, '_>, verdict: Verdict, good: impl FnOnce(&Unknown) -> bool) -> Settled {
     let knobs = &case.policy.when_unknown;
     let (allowance, open, unknown) = match verdict {
         Verdict::Admit(basis) => return Settled::Admit(basis),
@@ -306,7 +306,7 @@ fn settle(case: &Case<'_, '_>, verdict: Verdict, good: impl FnOnce() -> bool) ->
             Unknown::Unauthorized(_) => (knobs.unauthorized, Basis::OpenUnauthorized, unknown),
         },
     };
-    if good() {
+    if good(&unknown) {
         return Settled::Admit(Basis::LastKnownGood);
     }
     match allowance {
@@ -319,8 +319,10 @@ fn settle(case: &Case<'_, '_>, verdict: Verdict, good: impl FnOnce() -> bool) ->
 const RETRY_UNKNOWN: Duration = Duration::from_secs(5);
 
 /// The image was good at the last look, that look is young enough for the policy, and what else the pod has to show is shown.
-fn was_good(case: &Case<'_, '_>, sight: &Sight) -> bool {
-    sight.is_shown(case.demand) && was_released(case, sight) && is_proven(case, sight)
+fn was_good(case: &Case<'_, '_>, sight: &Sight, unknown: &Unknown) -> bool {
+    // Its author may move a tag, and be slow about that.
+    let same = sight.certain || !matches!(unknown, Unknown::Pending(_));
+    same && sight.is_shown(case.demand) && was_released(case, sight) && is_proven(case, sight)
 }
 
 fn was_released(case: &Case<'_, '_>, sight: &Sight) -> bool {
@@ -367,11 +369,11 @@ impl<'p> Opinion<'p> {
                 warnings.clear();
                 settle_withheld(case, sight, verdict)
             }
-            None => settle(case, judge(case, sight, &mut warnings), || was_good(case, sight)),
+            None => settle(case, judge(case, sight, &mut warnings), |unknown| was_good(case, sight, unknown)),
         };
         // Each not knowing opens by its own knob, and all have to.
         let origin =
-            origin::verdict(case, sight).map(|verdict| origin::named(case, settle(case, verdict, || origin::was_free(case, sight))));
+            origin::verdict(case, sight).map(|verdict| origin::named(case, settle(case, verdict, |_| origin::was_free(case, sight))));
         let settled = match origin {
             None => settled,
             Some(origin) if hidden => settled.stricter(origin),

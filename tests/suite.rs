@@ -11,6 +11,8 @@ mod support;
 
 #[path = "suite/acr.rs"]
 mod acr;
+#[path = "suite/bypass.rs"]
+mod bypass;
 #[path = "suite/cli.rs"]
 mod cli;
 #[path = "suite/crds.rs"]

@@ -226,7 +226,9 @@ impl Parts {
                 keeper.observe(Question { client: &client, endpoint, credentials, subject, adopted, now }).await
             })
             .await;
-        if let Some(registry) = registry.filter(|_| matches!(outcome, Outcome::Found(_)) && is_ours(access)) {
+        // Whoever reaches the webhook's port may make up namespaces.
+        let exists = class != Class::Admission || self.index.read().namespace(namespace).is_some();
+        if let Some(registry) = registry.filter(|_| exists && matches!(outcome, Outcome::Found(_)) && is_ours(access)) {
             self.sources.health(&registry.name, &endpoint).answered(namespace, subject.repository(), subject.digest());
         }
         outcome
@@ -358,7 +360,9 @@ impl Parts {
             | Outcome::Blocked(_)
             | Outcome::Misbehaved(_)
             | Outcome::Unauthorized(_) => self.lives.no,
-            Outcome::Pending(_) | Outcome::Unavailable(_) => self.lives.not_yet,
+            Outcome::Pending(_) => self.lives.not_yet,
+            // Whoever asks in an outage waits for a look that all of them share, and for no answer of before it.
+            Outcome::Unavailable(_) => Duration::ZERO,
             Outcome::Busy(busy) => busy.retry_after.min(self.lives.not_yet),
         };
         Found { value: outcome, fresh_for: self.jittered(life) }

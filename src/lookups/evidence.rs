@@ -167,6 +167,10 @@ impl Parts {
                 self.sources.forget(&about.registry, &about.endpoint);
                 return;
             }
+            if !Arc::ptr_eq(&self.sources.health(&about.registry, &about.endpoint), &about.health) {
+                // It was named again, and has a health of its own.
+                return;
+            }
             if self.is_well(&about, None, probe_time(&about.endpoint)).await {
                 self.well_again(&about.registry, &about.health);
             }

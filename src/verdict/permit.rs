@@ -38,13 +38,13 @@ pub(super) fn withheld(case: &Case<'_, '_>, sight: &Sight) -> Option<Verdict> {
 
 /// Settles it for a pod that may not use the image, or of which nobody knows that it may.
 pub(super) fn settle_withheld(case: &Case<'_, '_>, sight: &Sight, verdict: Verdict) -> Settled {
-    let settled = settle(case, verdict, || was_good(case, sight));
+    let settled = settle(case, verdict, |unknown| was_good(case, sight, unknown));
     if !matches!(settled, Settled::Admit(_)) {
         return settled;
     }
     // A policy opens in an outage, and so for whom the proof is wanting: but only to what whoever has one would get.
     let proven = Sight { permit: Some(Outcome::Found(())), ..sight.clone() };
-    match settle(case, judge(case, &proven, &mut Vec::new()), || was_good(case, &proven)) {
+    match settle(case, judge(case, &proven, &mut Vec::new()), |unknown| was_good(case, &proven, unknown)) {
         Settled::Admit(_) => settled,
         Settled::Refuse(_) => Settled::Refuse(Why::NotFoundOrNotPermitted),
         Settled::Later(_, wait) => Settled::Later(Why::Busy(Busy::late(wait)), wait),
