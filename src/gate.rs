@@ -1,5 +1,7 @@
 //! Judges a review: reads it, finds out what is at hand, lets the pure core decide, and says it.
 
+mod meanwhile;
+
 use std::{
     collections::{BTreeMap, HashSet},
     sync::Arc,
@@ -12,13 +14,14 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client};
 use tokio::time::Instant;
 
+use self::meanwhile::{ByNow, Looked, consider_anew, meanwhile, sight_in};
 use crate::{
     access::Demand,
     audit::{Admission, Desk},
     facts::Outcome,
     history::clip,
     image::Reference,
-    index::{Known, Rules},
+    index::Rules,
     judgement::{self, Answer, Considered, FieldPath, Judgement, Scope, Setting, Spoken, Want},
     line::Class,
     lookups::{Access, Asker, Lookups, NoAccess},
@@ -88,21 +91,6 @@ struct Question<'a> {
 /// The labels of a namespace.
 type Labels = Arc<BTreeMap<String, String>>;
 
-/// What judging goes by when something was waited for.
-struct ByNow {
-    rules: Arc<Rules>,
-    /// Of the namespace, if they are held.
-    labels: Option<Labels>,
-    now: Timestamp,
-}
-
-/// What is at hand of an image, and what was asked to find it out.
-struct Looked {
-    image: Reference,
-    demand: Demand,
-    sight: Sight,
-}
-
 /// A request whose pods are read, as far as they can be.
 type PodRequest<'a> = Request<'a, Result<Pod<'a>, String>>;
 
@@ -110,35 +98,6 @@ type PodRequest<'a> = Request<'a, Result<Pod<'a>, String>>;
 fn spoken<'a>(setting: &Setting<'a>, named: &[Named<'a>]) -> Vec<Spoken<'a>> {
     let spoken = named.iter().map(|named| setting.spoken(FieldPath::Pod(*named), named.image));
     spoken.filter(|spoken| !spoken.is_unspoken()).collect()
-}
-
-/// Considers by other rules than those by which it was found out what is at hand. None where that does not suffice any more.
-fn consider_anew<'a>(
-    before: &Rules,
-    (rules, setting): (&Rules, &Setting<'a>),
-    bearer: &Bearer<'_>,
-    named: &[Named<'a>],
-    looked: &[Looked],
-) -> Option<Vec<Considered<'a>>> {
-    let spoken = spoken(setting, named);
-    let place = |rules: &Rules, image: &Reference| {
-        let registry = rules.registry_of(image);
-        (registry.map(|registry| registry.place), rules.rivals(image, registry))
-    };
-    let suffices = |spoken: &Spoken<'_>| {
-        spoken.wants().is_none_or(|image| {
-            let asked = |looked: &Looked| {
-                let alike = (looked.demand, looked.sight.processor) == (spoken.demand(), bearer.is_processor(spoken.registry));
-                looked.image == *image && alike
-            };
-            place(before, image) == place(rules, image) && looked.iter().any(asked)
-        })
-    };
-    spoken.iter().all(suffices).then(|| setting.consider_all(spoken, sight_in(looked)))
-}
-
-fn sight_in<'a>(looked: &'a [Looked]) -> impl Fn(&Reference) -> Option<&'a Sight> {
-    move |image| looked.iter().find(|looked| looked.image == *image).map(|looked| &looked.sight)
 }
 
 /// Whether it takes a namespace's labels to know what these rules say there.
@@ -211,7 +170,7 @@ impl Gate {
         let (sights, waited) = self.sights(&wanted, &question).await;
         let looked = |(want, sight): (Want<'_, '_>, Sight)| Looked { image: want.image.clone(), demand: want.demand, sight };
         let mut looked: Vec<Looked> = wanted.into_iter().zip(sights).map(looked).collect();
-        let by_now = waited.then(|| self.meanwhile(namespace, &mut looked));
+        let by_now = waited.then(|| meanwhile(&self.index.read(), namespace, &mut looked));
         let same = |by_now: &ByNow| {
             let labels = by_now.labels.is_none() || labels.is_none() || by_now.labels == labels;
             labels && Arc::ptr_eq(&rules, &by_now.rules) && setting.holds_until(by_now.now)
@@ -237,31 +196,6 @@ impl Gate {
         };
         self.tell(request, pod, &mut judgement, dry_run);
         respond(uid, judgement)
-    }
-
-    /// What is asked of a registry takes a while, in which somebody may have held an image, denied it, or changed who is to be asked. What
-    /// has become known to be bad is put into the sights.
-    fn meanwhile(&self, namespace: &str, looked: &mut [Looked]) -> ByNow {
-        let index = self.index.read();
-        for Looked { sight, .. } in looked {
-            // That was by the rules as they were.
-            sight.proven = false;
-            let known = sight.subject.as_ref().and_then(|subject| index.image(subject));
-            // What is the same may have been found bad by another name.
-            if known.is_none() && sight.last.is_none() && !matches!(sight.outcome, Outcome::Found(_)) {
-                let bad = sight.subject.as_ref().and_then(|subject| index.bad_by_another_name(subject));
-                sight.last = bad.map(|known| (known.facts.clone(), known.facts.observed_at));
-            }
-            // What was known already when the registry was asked is older than its answer. No clock tells, which others set.
-            let news = |known: &Known| sight.last.as_ref().is_none_or(|(last, _)| *last != known.facts);
-            match known.filter(|known| known.facts.state.is_bad() && news(known)) {
-                Some(known) if sight.certain => sight.outcome = Outcome::Found(known.facts.clone()),
-                // What its tag stood for at the last look.
-                Some(known) => sight.last = Some((known.facts.clone(), known.facts.observed_at)),
-                None => {}
-            }
-        }
-        ByNow { rules: index.rules(), labels: index.namespace(namespace), now: Timestamp::now() }
     }
 
     /// Warns about what a workload's template names, from known facts only, and never refuses.

@@ -7,6 +7,7 @@
 //! An object that cannot be read keeps its last readable form, and the index says so ([`Index::unreadable`]): a policy that
 //! somebody breaks must not open anything.
 
+mod fresh;
 mod known;
 mod nodes;
 mod rules;
@@ -20,7 +21,7 @@ use jiff::Timestamp;
 use smallvec::SmallVec;
 
 use crate::{
-    api::{self, ImageStatus, Provider, QuarantineProvider, State, TrustRootSource},
+    api::{self, ImageStatus, TrustRootSource},
     counts::Counts,
     facts::Facts,
     image::{Digest, Reference, Subject},
@@ -29,7 +30,11 @@ use crate::{
 };
 
 use self::nodes::Nodes;
-pub use self::{known::Known, rules::Rules};
+pub use self::{
+    fresh::{BAD_IS_FRESH, is_believed, is_fresh, last_seen},
+    known::Known,
+    rules::Rules,
+};
 
 /// The label that says in which namespace an image was first asked for; the cap per namespace counts by it.
 pub const FIRST_SEEN_IN: &str = "lazaretto.dev/first-seen-in";
@@ -458,55 +463,6 @@ impl Index {
 fn bad_digests<'a>(subject: &'a Subject, known: &'a Known) -> impl Iterator<Item = &'a Digest> {
     let facts = known.facts.state.is_bad().then_some(&known.facts);
     facts.into_iter().flat_map(|facts| std::iter::once(subject.digest()).chain(facts.manifest.digests()))
-}
-
-/// Whether what is written of a subject can be relied on for a judgement now, without asking.
-///
-/// - Where Lazaretto keeps the flag, or nobody does, the object is the truth.
-/// - Where the registry keeps it, a good state is as fresh as the last complete pass that did not except it, and may be two
-///   intervals old. A bad one is asked again after [`BAD_IS_FRESH`]: somebody may just have released it and be waiting.
-#[must_use]
-pub fn is_fresh(known: &Known, subject: &Subject, registry: Option<&RegistryEntry>, now: Timestamp) -> bool {
-    let provider = registry.map_or(QuarantineProvider::None, |registry| registry.provider);
-    if known.blank || known.facts.provider != Provider::from(provider) {
-        return false;
-    }
-    match provider {
-        QuarantineProvider::Managed | QuarantineProvider::None => true,
-        QuarantineProvider::AzureContainerRegistry => {
-            let seen = last_seen(known, subject, registry);
-            let age = now.duration_since(seen);
-            let bound = match known.facts.state {
-                State::Released | State::Unmanaged => registry.map_or(0, |registry| 2 * registry.poll_interval.as_secs()),
-                State::Quarantined | State::Failed | State::Pending => BAD_IS_FRESH,
-            };
-            age.as_secs() <= i64::try_from(bound).unwrap_or(i64::MAX)
-        }
-    }
-}
-
-/// Whether what is written of a subject is gone by where nobody is asked: what is bad at any age, anything else while it is fresh.
-#[must_use]
-pub fn is_believed(known: &Known, subject: &Subject, registry: Option<&RegistryEntry>, now: Timestamp) -> bool {
-    known.facts.state.is_bad() || is_fresh(known, subject, registry, now)
-}
-
-/// Seconds for which a bad state that a registry keeps is believed without asking again.
-pub const BAD_IS_FRESH: u64 = 5;
-
-/// When what is written was last seen to be so: at its own observation, or at the registry's last complete pass that did not except it.
-#[must_use]
-pub fn last_seen(known: &Known, subject: &Subject, registry: Option<&RegistryEntry>) -> Timestamp {
-    let own = known.facts.observed_at;
-    let Some(registry) = registry else { return own };
-    match registry.last_complete_pass {
-        Some(pass)
-            if !registry.exceptions_cut && (registry.exceptions.is_empty() || !registry.exceptions.contains(&subject.to_string())) =>
-        {
-            own.max(pass)
-        }
-        _ => own,
-    }
 }
 
 #[cfg(test)]

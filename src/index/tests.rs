@@ -1,5 +1,9 @@
 use super::*;
-use crate::{facts::Manifest, proof::platforms};
+use crate::{
+    api::{Provider, State},
+    facts::Manifest,
+    proof::platforms,
+};
 
 fn object(name: &str, status: &serde_json::Value) -> ImageStatus {
     let subject = format!("r.corp/app@sha256:{}", "a".repeat(64));
