@@ -15,11 +15,15 @@ impl Addresses {
     pub fn claim() -> Self {
         const CLAIM_PORT: u16 = 6442;
         const COUNT: u32 = 250;
+        /// Of etcd and the API server.
+        const LISTENS: [u16; 3] = [2379, 2380, 6443];
         (0..COUNT)
             .find_map(|n| {
                 let x = u8::try_from(2 + std::process::id().wrapping_add(n) % COUNT).unwrap();
-                let claim = TcpListener::bind((Ipv4Addr::new(127, x, 128, 1), CLAIM_PORT)).ok()?;
-                Some(Self { x, _claim: claim })
+                let free = |port: u16| TcpListener::bind((Ipv4Addr::new(127, x, 128, 1), port)).ok();
+                let claim = free(CLAIM_PORT)?;
+                // The servers of whoever held it before may not have ended yet.
+                LISTENS.into_iter().all(|port| free(port).is_some()).then_some(Self { x, _claim: claim })
             })
             .expect("a free range within 127.0.0.0/8")
     }
