@@ -3,44 +3,34 @@
 use std::{convert::Infallible, time::Duration};
 
 use lazaretto::{
-    api::{ImageStatus, Level, Limits, QuarantinePolicy, QuarantineProvider, QuarantineSpec, Registry, RegistrySpec},
+    api::{ImageStatus, Level, Limits, QuarantineProvider, RegistrySpec},
     image::Digest,
 };
 use serde_json::json;
 use tokio::time::sleep;
 
-use crate::support::{
-    registry::{FakeRegistry, Quirk, image},
-    world::{Listed, PATIENCE, World, open, open_for_outages, shut},
+use crate::{
+    meanwhile::{denying, kept_by, put},
+    support::{
+        registry::{FakeRegistry, Quirk, image},
+        world::{Listed, PATIENCE, World, open, open_for_outages, shut},
+    },
 };
-
-fn put(world: &World, provider: QuarantineProvider, spec: RegistrySpec) {
-    let quarantine = QuarantineSpec { provider, processor: None, release: None };
-    let mut object = Registry::new("corp", RegistrySpec { quarantine, ..spec });
-    object.status = serde_json::from_value(json!({
-        "adoption": { "instant": "2026-01-01T00:00:00Z", "completed": "2026-01-01T00:01:00Z" },
-    }))
-    .unwrap();
-    assert!(world.index.write().apply_registry(&object));
-}
 
 /// By two hosts, which are one.
 fn twice(registry: &FakeRegistry) -> (String, String, RegistrySpec) {
     let (host, alias) = (registry.host(), registry.host().replace("127.0.0.1", "localhost"));
-    let spec = RegistrySpec { hosts: vec![host.clone(), alias.clone()], endpoint: Some(registry.url()), ..registry.spec() };
+    let spec = RegistrySpec {
+        hosts: vec![host.clone(), alias.clone()],
+        endpoint: Some(registry.url()),
+        ..kept_by(registry, QuarantineProvider::None)
+    };
     (host, alias, spec)
 }
 
 /// With the knobs as they come.
 fn deny(world: &World, digest: &Digest, released: Level) {
-    let mut policy: QuarantinePolicy = serde_json::from_value(json!({
-        "apiVersion": "lazaretto.dev/v1alpha1", "kind": "QuarantinePolicy", "metadata": { "name": "all-images" },
-        "spec": {
-            "mode": "Enforce", "require": { "released": "Deny", "unmanaged": "Allow" },
-            "deny": [{ "digest": digest.to_string(), "reason": "a worm" }],
-        },
-    }))
-    .unwrap();
+    let mut policy = denying(digest);
     policy.spec.require.released = released;
     assert!(world.index.write().apply_policy(&policy));
 }
@@ -79,7 +69,7 @@ async fn known_bad_by_another_name_opens_by_no_tag() {
     let mut registry = FakeRegistry::start().await;
     let (host, alias, spec) = twice(&registry);
     let world = World::new(open());
-    put(&world, QuarantineProvider::None, spec);
+    put(&world, spec);
     let digest = registry.push_image("team/app", "1", "bad");
     world.ask(&format!("{alias}/team/app:1")).await.admits("Registry");
     sleep(Duration::from_secs(30)).await;
@@ -95,7 +85,7 @@ async fn what_is_found_bad_by_another_name_while_a_review_waits_opens_in_no_outa
     let registry = FakeRegistry::start().await;
     let (host, alias, spec) = twice(&registry);
     let world = World::new(open());
-    put(&world, QuarantineProvider::None, spec);
+    put(&world, spec);
     let digest = Digest::of(b"app");
     registry.quirk("*", Quirk::Hang);
     let change = async {
@@ -113,7 +103,7 @@ async fn the_inside_of_an_index_is_not_that_of_its_images() {
     for level in [Level::Off, Level::Warn] {
         let registry = FakeRegistry::start().await;
         let world = World::new(shut());
-        put(&world, QuarantineProvider::Managed, registry.spec());
+        put(&world, kept_by(&registry, QuarantineProvider::Managed));
         let child = registry.push_image("team/app", "1", "child");
         // The configuration of the image, say.
         deny(&world, &Digest::of(b"inside"), level);
@@ -131,7 +121,7 @@ async fn what_a_tag_stood_for_has_no_grace_while_what_it_stands_for_is_slow() {
     for level in [Level::Off, Level::Warn, Level::Deny] {
         let registry = FakeRegistry::start().await;
         let world = World::new(shut());
-        put(&world, QuarantineProvider::Managed, registry.spec());
+        put(&world, kept_by(&registry, QuarantineProvider::Managed));
         let evil = Digest::of(&image("evil"));
         let good = registry.push_image("team/app", "1", "app");
         let pinned = format!("{}/team/app@{good}", registry.host());
@@ -172,7 +162,7 @@ async fn namespaces_that_are_made_up_are_no_evidence() {
     let registry = FakeRegistry::start().await;
     let mut world = World::new(open_for_outages());
     let limits = Limits { requests_per_second: 1_000, concurrent_requests: 64, ..Limits::default() };
-    put(&world, QuarantineProvider::Managed, RegistrySpec { limits, ..registry.spec() });
+    put(&world, RegistrySpec { limits, ..kept_by(&registry, QuarantineProvider::Managed) });
     let host = registry.host();
     for number in 0..6 {
         registry.push_image(&format!("honest/app-{number}"), "1", "honest");

@@ -16,11 +16,11 @@ use crate::support::{
 
 const SLOW: Duration = Duration::from_millis(4_900);
 
-fn kept_by(registry: &FakeRegistry, provider: QuarantineProvider) -> RegistrySpec {
+pub(crate) fn kept_by(registry: &FakeRegistry, provider: QuarantineProvider) -> RegistrySpec {
     RegistrySpec { quarantine: QuarantineSpec { provider, processor: None, release: None }, ..registry.spec() }
 }
 
-fn put(world: &World, spec: RegistrySpec) {
+pub(crate) fn put(world: &World, spec: RegistrySpec) {
     let mut object = Registry::new("corp", spec);
     object.status = serde_json::from_value(json!({
         "adoption": { "instant": "2026-01-01T00:00:00Z", "completed": "2026-01-01T00:01:00Z" },
@@ -33,7 +33,7 @@ fn deny(world: &World, digest: &Digest) {
     assert!(world.index.write().apply_policy(&denying(digest)));
 }
 
-fn denying(digest: &Digest) -> QuarantinePolicy {
+pub(crate) fn denying(digest: &Digest) -> QuarantinePolicy {
     serde_json::from_value(json!({
         "apiVersion": "lazaretto.dev/v1alpha1", "kind": "QuarantinePolicy", "metadata": { "name": "all-images" },
         "spec": {
@@ -300,40 +300,37 @@ async fn a_tag_that_was_hidden_is_seen_at_once_when_its_release_is_heard_of() {
     world.ask(&other).await.refuses("was not found, or is in quarantine and hidden");
 }
 
+/// A registry that has hung for a while, with three images in quarantine, of which the first was asked for.
+async fn hanging() -> (FakeRegistry, World, [String; 3]) {
+    let registry = FakeRegistry::start().await;
+    let world = World::new(open_for_outages()).with(&Listed::new(&registry).kept_by(QuarantineProvider::Managed));
+    let images = [0, 1, 2].map(|number| {
+        registry.push_image(&format!("team/app-{number}"), "1", &number.to_string());
+        format!("{}/team/app-{number}:1", registry.host())
+    });
+    registry.quirk("*", Quirk::Hang);
+    world.ask(&images[0]).await.admits("OpenUnavailable");
+    // Long enough for the regular looks to be five seconds apart.
+    sleep(Duration::from_secs(21)).await;
+    (registry, world, images)
+}
+
 /// Nobody has noticed yet that the registry is well; whoever asks first is answered by it all the same, and not out of the outage.
 #[tokio::test(start_paused = true)]
 async fn after_an_outage_the_first_review_is_answered_by_the_registry() {
-    let registry = FakeRegistry::start().await;
-    let world = World::new(open_for_outages()).with(&Listed::new(&registry).kept_by(QuarantineProvider::Managed));
-    let image = |number: usize| format!("{}/team/app-{number}:1", registry.host());
-    for number in 0..3 {
-        registry.push_image(&format!("team/app-{number}"), "1", &number.to_string());
-    }
-    registry.quirk("*", Quirk::Hang);
-    world.ask(&image(0)).await.admits("OpenUnavailable");
-    // Long enough for the regular looks to be five seconds apart.
-    sleep(Duration::from_secs(21)).await;
-    let known = world.ask(&image(1)).await;
+    let (registry, world, images) = hanging().await;
+    let known = world.ask(&images[1]).await;
     known.admits("OpenUnavailable");
     assert!(known.took <= Duration::from_millis(600), "whoever asks in an outage waits for one short look: {:?}", known.took);
     sleep(Duration::from_millis(300)).await;
     registry.clear_quirks();
-    world.ask(&image(2)).await.refuses("in quarantine since");
+    world.ask(&images[2]).await.refuses("in quarantine since");
 }
 
 /// The look that was on its way asked before the recovery, and hangs.
 #[tokio::test(start_paused = true)]
 async fn who_asks_while_a_look_of_before_the_recovery_hangs_is_answered_by_the_registry() {
-    let registry = FakeRegistry::start().await;
-    let world = World::new(open_for_outages()).with(&Listed::new(&registry).kept_by(QuarantineProvider::Managed));
-    let image = |number: usize| format!("{}/team/app-{number}:1", registry.host());
-    for number in 0..3 {
-        registry.push_image(&format!("team/app-{number}"), "1", &number.to_string());
-    }
-    registry.quirk("*", Quirk::Hang);
-    world.ask(&image(0)).await.admits("OpenUnavailable");
-    sleep(Duration::from_secs(21)).await;
-    let (first, second) = (image(1), image(2));
+    let (registry, world, [_, first, second]) = hanging().await;
     let later = async {
         // It has knocked twice.
         sleep(Duration::from_millis(400)).await;
