@@ -2,7 +2,9 @@
 //! admission that was not a plain yes. They go the way of all logs, so that whoever collects those has them.
 //!
 //! An admission is answered before it is written down: a pod waits for its answer, and nobody for the line. A replica that is killed loses the
-//! lines of the last moment; one that is told to stop writes them first.
+//! lines of the last [`MOMENT`]; one that is told to stop writes them first.
+
+use std::time::Duration;
 
 use tokio::sync::mpsc::{self, error::TrySendError};
 
@@ -16,6 +18,8 @@ const MOST_WAITING: usize = 2_048;
 const MOST_LINES: usize = 8;
 /// So many are written down before others have their turn.
 const AT_A_TIME: usize = 4;
+/// What is handed in waits so long for what comes with it: a thousand pods that waited for one look-up are answered first, all of them.
+const MOMENT: Duration = Duration::from_millis(100);
 
 /// An admission that was not a plain yes: where and for whom it was judged.
 #[derive(Clone, Debug)]
@@ -64,9 +68,17 @@ impl Desk {
 
 async fn write(mut handed_in: mpsc::Receiver<Admission>) {
     let mut some = Vec::with_capacity(AT_A_TIME);
-    while handed_in.recv_many(&mut some, AT_A_TIME).await > 0 {
-        some.drain(..).for_each(|admission| admission.write());
-        tokio::task::yield_now().await;
+    while handed_in.recv_many(&mut some, 1).await > 0 {
+        tokio::time::sleep(MOMENT).await;
+        while !some.is_empty() {
+            some.drain(..).for_each(|admission| admission.write());
+            tokio::task::yield_now().await;
+            while some.len() < AT_A_TIME
+                && let Ok(admission) = handed_in.try_recv()
+            {
+                some.push(admission);
+            }
+        }
     }
 }
 

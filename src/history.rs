@@ -250,8 +250,10 @@ fn fit(object: &ImageStatus, status: &mut ImageStatusStatus) {
 /// At most `limit` characters of a text, without control characters.
 #[must_use]
 pub fn clip(text: &str, limit: usize) -> String {
-    if text.len() <= limit && text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
-        return text.to_owned();
+    // Where each byte is a character that is kept, as most often, the first ones are cut off at once.
+    let first = text.get(..limit).unwrap_or(text);
+    if first.len() <= limit && first.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return first.to_owned();
     }
     text.chars().filter(|character| !character.is_control()).take(limit).collect()
 }

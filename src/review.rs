@@ -266,8 +266,10 @@ impl Response {
             response: Response,
         }
         let answer = Answer { api_version: "admission.k8s.io/v1", kind: "AdmissionReview", response: self };
-        // Strings, numbers and maps with string keys: this serialisation has no way to fail.
-        serde_json::to_vec(&answer).unwrap_or_default()
+        let mut json = Vec::with_capacity(2 << 10);
+        // Strings, numbers and maps with string keys, into memory: this serialisation has no way to fail.
+        let _ = serde_json::to_writer(&mut json, &answer);
+        json
     }
 }
 
