@@ -13,6 +13,7 @@
 mod ask;
 mod asker;
 mod attached;
+mod blocked;
 mod evidence;
 mod health;
 mod inside;
@@ -106,30 +107,7 @@ impl Lookups {
     /// What is at hand about an image now; asks for what is not, until the asker's deadline.
     pub async fn see(&self, image: &Reference, registry: Option<&Arc<RegistryEntry>>, asker: &Asker<'_>) -> Sight {
         let mut sight = self.look(image, registry, asker).await;
-        let mut blocked = self.parts.blocked.lock();
-        if blocked.is_empty() && !matches!(sight.outcome, Outcome::Blocked(_)) {
-            return sight;
-        }
-        // By tag and by digest it is one image.
-        let subject = sight.subject.as_ref().filter(|_| sight.certain).map(Reference::from);
-        let names = || [image].into_iter().chain(&subject);
-        match &sight.outcome {
-            Outcome::Blocked(block) if registry.is_some() => {
-                names().for_each(|name| blocked.insert(name.clone(), (block.clone(), Timestamp::now())));
-            }
-            Outcome::Found(_) => names().for_each(|name| blocked.remove(name)),
-            Outcome::Pending(_) | Outcome::Unavailable(_) | Outcome::Unauthorized(_) => {
-                let later = |at: Timestamp| sight.last.as_ref().is_none_or(|(facts, _)| facts.observed_at <= at);
-                // What its tag stood for at the last look, too: what was blocked is not to open by a tag.
-                let last = sight.subject.as_ref().map(Reference::from);
-                let held = names().chain(&last).find_map(|name| blocked.get(name).filter(|(_, at)| later(*at)));
-                if let Some((block, _)) = held {
-                    sight.outcome = Outcome::Blocked(block.clone());
-                }
-            }
-            _ => {}
-        }
-        drop(blocked);
+        self.parts.blocked.weigh(image, registry, &mut sight);
         sight
     }
 

@@ -12,6 +12,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     Access, BOUNDS, Lives,
+    blocked::Blocked,
     evidence::About,
     keys::{HoldsKey, JudgeKey, PermitKey, ProbeKey, ProveKey, ResolveKey, place},
     origin::FoundHeld,
@@ -23,13 +24,12 @@ use super::{
 };
 use crate::{
     api::{Evidence, MAX_CHILDREN, QuarantineProvider},
-    facts::{Block, Busy, BusyCause, Facts, Outcome},
+    facts::{Busy, BusyCause, Facts, Outcome},
     flights::{Flights, Found},
     history::{Observation, Weight},
     image::{Digest, Reference, Subject},
     index::Known,
     line::{Class, Line},
-    memory::Memory,
     metrics::{Asked, Metrics, QuestionLabels},
     policy::RegistryEntry,
     provider::{self, Question, Seen},
@@ -40,8 +40,6 @@ use crate::{
 
 /// How long a judgement waits for its being written down.
 const WRITING: Duration = Duration::from_secs(1);
-/// Images that registries were seen to block, remembered until they are seen to be let through.
-const MOST_BLOCKED: usize = 4_096;
 
 /// What a flight takes along.
 #[derive(Debug)]
@@ -51,8 +49,7 @@ pub(super) struct Parts {
     pub(super) writer: Option<Writer>,
     pub(super) metrics: Metrics,
     pub(super) tags: Tags,
-    /// What registries blocked, in memory only: an outage opens none of it.
-    pub(super) blocked: Mutex<Memory<Reference, (Block, Timestamp)>>,
+    pub(super) blocked: Blocked,
     pub(super) sources: Sources,
     pub(super) resolves: Flights<ResolveKey, Outcome<Digest>>,
     pub(super) judges: Flights<JudgeKey, Outcome<Arc<Facts>>>,
@@ -97,7 +94,7 @@ impl Parts {
             writer,
             metrics,
             tags: Tags::default(),
-            blocked: Mutex::new(Memory::new(MOST_BLOCKED)),
+            blocked: Blocked::default(),
             sources: Sources::default(),
             resolves: Flights::new(BOUNDS),
             judges: Flights::new(BOUNDS),

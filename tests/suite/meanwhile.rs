@@ -153,18 +153,22 @@ async fn known_bad_opens_under_no_other_name() {
 #[tokio::test(start_paused = true)]
 async fn what_the_registry_blocked_opens_in_no_outage() {
     let mut registry = FakeRegistry::start().await;
-    let world = World::new(open_for_outages()).with(&Listed::new(&registry));
+    let world = World::new(open_for_outages());
+    let (host, alias) = (registry.host(), registry.host().replace("127.0.0.1", "localhost"));
+    let spec = kept_by(&registry, QuarantineProvider::Managed);
+    put(&world, RegistrySpec { hosts: vec![host.clone(), alias.clone()], endpoint: Some(registry.url()), ..spec });
     let digest = registry.push_image("team/app", "1", "app");
     registry.quirk("team/app", Quirk::ForbiddenText);
-    let images = [":1".to_owned(), format!("@{digest}")].map(|version| format!("{}/team/app{version}", registry.host()));
-    for image in &images {
-        world.ask(image).await.refuses("the registry blocks it: QUARANTINED");
+    let images = |host: &str| [":1".to_owned(), format!("@{digest}")].map(|version| format!("{host}/team/app{version}"));
+    for image in images(&host) {
+        world.ask(&image).await.refuses("the registry blocks it: QUARANTINED");
     }
     sleep(Duration::from_secs(10)).await;
     registry.close().await;
-    for image in &images {
+    for image in images(&host).iter().chain(&images(&alias)) {
         world.ask_from("another", image, PATIENCE).await.refuses("the registry blocks it: QUARANTINED");
     }
+    world.ask(&format!("{alias}/team/app:2")).await.admits("OpenUnavailable");
 }
 
 /// What was good once and was blocked later was last seen blocked.
