@@ -365,6 +365,21 @@ impl Index {
         Some(Arc::new(Known { facts: Arc::new(facts), ..Known::clone(known) }))
     }
 
+    /// What was last known of an image that has to be asked about again: by its own name, or that it was found bad by another, and later than
+    /// anything good at another host of its Registry.
+    #[must_use]
+    pub fn last(&self, subject: &Subject) -> Option<Arc<Known>> {
+        let Some(known) = self.image(subject) else { return self.bad_by_another_name(subject) };
+        let of = |subject: &Subject| self.rules.registry_for(subject.registry(), subject.repository()).map(|registry| &registry.name);
+        let same = |other: &Subject| {
+            (other.repository(), other.digest()) == (subject.repository(), subject.digest())
+                && of(other).is_some_and(|name| of(subject) == Some(name))
+        };
+        let later = |other: &Known| !known.facts.state.is_bad() && other.facts.observed_at > known.facts.observed_at;
+        let bad = self.bad(subject.digest()).find(|(other, bad)| later(bad) && same(other)).map(|(_, bad)| bad.clone());
+        Some(bad.unwrap_or(known))
+    }
+
     /// Holds a bad finding that could not be written, as long as something good and older is written. Without that nothing has to be held:
     /// who knows nothing asks.
     pub fn hold_unwritten(&mut self, subject: &Subject, facts: &Arc<Facts>) {

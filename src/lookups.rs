@@ -140,8 +140,7 @@ impl Lookups {
             let evidence = self.prove_unless_held(&subject, registry, asker, &known.facts).await;
             return sight(Some(subject), Outcome::Found(known.facts.clone()), None, resolved_now, true, evidence);
         }
-        let last =
-            known.or_else(|| self.parts.index.read().bad_by_another_name(&subject)).map(|known| last_look(&known, &subject, registry));
+        let last = self.parts.index.read().last(&subject).map(|known| last_look(&known, &subject, registry));
         let outcome = match (self.judge(&subject, registry, asker, Class::Admission).await, &last) {
             // What is written was seen later than an answer that is still remembered.
             (Outcome::Found(facts), Some((written, _))) if written.observed_at > facts.observed_at => Outcome::Found(written.clone()),
@@ -438,8 +437,7 @@ impl Lookups {
     ) -> (Option<Subject>, Option<(Arc<Facts>, Timestamp)>) {
         let Some(last) = self.parts.last_digest(image, access) else { return (None, None) };
         let index = self.parts.index.read();
-        let known = index.image(&last.subject).or_else(|| index.bad_by_another_name(&last.subject));
-        let known = known.filter(|known| last.shown || known.facts.state.is_bad()).map(|known| {
+        let known = index.last(&last.subject).filter(|known| last.shown || known.facts.state.is_bad()).map(|known| {
             let (facts, seen) = last_look(&known, &last.subject, registry);
             // A tag is no better known than when it was resolved.
             (facts, seen.min(last.at))

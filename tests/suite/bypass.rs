@@ -80,6 +80,30 @@ async fn known_bad_by_another_name_opens_by_no_tag() {
     }
 }
 
+/// What was good when it was last seen at one host, and is known to be bad at the other since, is bad.
+#[tokio::test(start_paused = true)]
+async fn what_was_good_at_one_host_opens_in_no_outage_once_it_is_bad_at_the_other() {
+    let mut registry = FakeRegistry::start().await;
+    let (host, alias, spec) = twice(&registry);
+    let world = World::new(open());
+    put(&world, RegistrySpec { quarantine: kept_by(&registry, QuarantineProvider::Managed).quarantine, ..spec });
+    let digest = registry.push_image("team/app", "1", "app");
+    // From a time when somebody else kept the flag, so that it has to be asked about anew.
+    world.write(&format!("{alias}/team/app@{digest}"), "Released", "None");
+    world.ask(&format!("{alias}/team/app:1")).await;
+    registry.close().await;
+    sleep(Duration::from_secs(120)).await;
+    let images = [format!("{alias}/team/app@{digest}"), format!("{alias}/team/app:1")];
+    for image in &images {
+        let answer = world.ask(image).await;
+        assert!(answer.allowed, "{answer:?}");
+    }
+    write(&world, &format!("{host}/team/app@{digest}"), &json!({ "state": "Failed" }));
+    for image in &images {
+        world.ask(image).await.refuses("found unfit since ");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_found_bad_by_another_name_while_a_review_waits_opens_in_no_outage() {
     let registry = FakeRegistry::start().await;
