@@ -2,10 +2,12 @@
 //! admission that was not a plain yes. They go the way of all logs, so that whoever collects those has them.
 //!
 //! An admission is answered before it is written down: a pod waits for its answer, and nobody for the line. A replica that is killed loses the
-//! lines of the last [`MOMENT`]; one that is told to stop writes them first.
+//! lines that are yet to be written: those of the last [`MOMENT`], and more where they came faster than they are written. One that is told to
+//! stop writes them first.
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 use crate::{api::Transition, debts::Told, image::Subject, judgement::Line};
@@ -18,12 +20,15 @@ const MOST_WAITING: usize = 2_048;
 const MOST_LINES: usize = 8;
 /// So many are written down before others have their turn.
 const AT_A_TIME: usize = 4;
-/// What is handed in waits so long for what comes with it: a thousand pods that waited for one look-up are answered first, all of them.
+/// What is handed in when nothing else waits is written so much later: of a thousand pods that waited for one look-up the others are answered
+/// first.
 const MOMENT: Duration = Duration::from_millis(100);
 
 /// An admission that was not a plain yes: where and for whom it was judged.
 #[derive(Clone, Debug)]
 pub struct Admission {
+    /// When it was judged, which is some time before it is written down.
+    pub at: Timestamp,
     /// The request's uid, as in the API server's own audit log.
     pub uid: String,
     /// The namespace.
@@ -94,6 +99,7 @@ fn write_line(request: &Admission, line: &Line) {
     tracing::info!(
         target: TARGET,
         event = "admission",
+        at = %request.at,
         uid = request.uid,
         namespace = request.namespace,
         object = request.object,
@@ -153,4 +159,102 @@ pub fn debt(told: &Told) {
 /// So many changes of running containers came at once that these have no line of their own; the metric counts them.
 pub fn more_debts(containers: u64) {
     tracing::info!(target: TARGET, event = "debt", change = "More", containers, "debt");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io, sync::Arc};
+
+    use parking_lot::Mutex;
+    use tokio::time::Instant;
+    use tracing_subscriber::fmt::MakeWriter;
+
+    use super::*;
+
+    /// What was written, and when.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<(Instant, String)>>>);
+
+    impl io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().push((Instant::now(), String::from_utf8_lossy(bytes).into_owned()));
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl<'a> MakeWriter<'a> for Log {
+        type Writer = Self;
+
+        fn make_writer(&'a self) -> Self {
+            self.clone()
+        }
+    }
+
+    fn admission(uid: usize, lines: usize) -> Admission {
+        let line = Line {
+            path: "spec.containers[web].image".to_owned(),
+            image: "r.example/a".to_owned(),
+            digest: None,
+            policies: "p".to_owned(),
+            mode: crate::api::Mode::Enforce,
+            answered: crate::judgement::Answered::Refuse,
+            basis: crate::verdict::Basis::Registry,
+            reason: "in quarantine".to_owned(),
+        };
+        Admission {
+            at: Timestamp::UNIX_EPOCH,
+            uid: format!("uid-{uid};"),
+            namespace: "team".to_owned(),
+            object: "Pod/web".to_owned(),
+            user: "jane".to_owned(),
+            dry_run: false,
+            lines: vec![line; lines],
+        }
+    }
+
+    fn uids(log: &Log) -> Vec<usize> {
+        let lines = log.0.lock();
+        let uid = |line: &String| line.split_once("uid-")?.1.split_once(';')?.0.parse().ok();
+        lines.iter().map(|(_, line)| uid(line).unwrap()).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lines_are_written_a_moment_later_in_their_order_and_all_of_them_before_the_end() {
+        let log = Log::default();
+        let subscriber = tracing_subscriber::fmt().json().with_writer(log.clone()).finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        let (desk, writing) = Desk::new();
+        let writing = tokio::spawn(writing);
+        let begun = Instant::now();
+        (0..100).for_each(|uid| desk.hand_in(admission(uid, 1)));
+        tokio::time::sleep(MOMENT / 2).await;
+        assert_eq!(uids(&log), [0_usize; 0], "whoever waits is answered first");
+        tokio::time::sleep(MOMENT).await;
+        assert_eq!(uids(&log), (0..100).collect::<Vec<_>>());
+        assert!(log.0.lock().iter().all(|(at, _)| at.duration_since(begun) == MOMENT));
+        assert!(log.0.lock()[0].1.contains(r#""at":"1970-01-01T00:00:00Z""#), "{:?}", log.0.lock()[0]);
+        (100..150).for_each(|uid| desk.hand_in(admission(uid, 1)));
+        drop(desk);
+        writing.await.unwrap();
+        assert_eq!(uids(&log), (0..150).collect::<Vec<_>>());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_finds_no_room_is_written_at_once() {
+        let log = Log::default();
+        let subscriber = tracing_subscriber::fmt().json().with_writer(log.clone()).finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        let (desk, writing) = Desk::new();
+        (0..=MOST_WAITING).for_each(|uid| desk.hand_in(admission(uid, 1)));
+        assert_eq!(uids(&log), [MOST_WAITING]);
+        desk.hand_in(admission(9_999, MOST_LINES + 1));
+        assert_eq!(uids(&log)[1..], vec![9_999; MOST_LINES + 1]);
+        drop(desk);
+        writing.await;
+        assert_eq!(uids(&log).len(), 1 + MOST_LINES + 1 + MOST_WAITING);
+    }
 }

@@ -397,6 +397,7 @@ impl Gate {
         }
         let name = pod.metadata.name.as_deref().or(pod.metadata.generate_name.as_deref()).unwrap_or_default();
         self.audit.hand_in(Admission {
+            at: Timestamp::now(),
             uid: clip(&request.uid, MOST_OF_A_FIELD),
             namespace: clip(request.namespace.as_deref().unwrap_or_default(), MOST_OF_A_FIELD),
             object: format!("Pod/{}", clip(name, MOST_OF_A_FIELD)),

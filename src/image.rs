@@ -173,6 +173,14 @@ impl Reference {
         Subject::new(self.name.clone(), digest)
     }
 
+    /// The same repository and version at another host, which is canonical.
+    #[must_use]
+    pub fn at(&self, host: &str) -> Self {
+        let (slash, address) = (host.len(), canonical::is_address(host));
+        let text = [host, "/", self.repository()].concat();
+        Self { name: Name { text: text.into(), slash }, version: self.version.clone(), address }
+    }
+
     /// Whether the registry is named by an IP address, which says nothing about who runs it.
     pub const fn host_is_ip(&self) -> bool {
         self.address

@@ -7,6 +7,7 @@
 //! An object that cannot be read keeps its last readable form, and the index says so ([`Index::unreadable`]): a policy that
 //! somebody breaks must not open anything.
 
+mod another;
 mod fresh;
 mod known;
 mod nodes;
@@ -349,35 +350,6 @@ impl Index {
             let known = self.images.get(subject)?.iter().find(|known| *known.name == **name)?;
             (!known.blank || known.held).then_some((subject, known))
         })
-    }
-
-    /// The same digest under another name at the same Registry, if it is known to be bad there: what is the same may be called by another host,
-    /// repository or index, and an outage must not open it for that. Of what is inside it only what is its own is said.
-    #[must_use]
-    pub fn bad_by_another_name(&self, subject: &Subject) -> Option<Arc<Known>> {
-        let of = |subject: &Subject| self.rules.registry_for(subject.registry(), subject.repository()).map(|registry| &registry.name);
-        let name = of(subject)?;
-        let (other, known) = self.bad(subject.digest()).find(|(other, _)| of(other) == Some(name))?;
-        if other.digest() == subject.digest() {
-            return Some(known.clone());
-        }
-        let facts = Facts { manifest: crate::facts::Manifest::default(), ..Facts::clone(&known.facts) };
-        Some(Arc::new(Known { facts: Arc::new(facts), ..Known::clone(known) }))
-    }
-
-    /// What was last known of an image that has to be asked about again: by its own name, or that it was found bad by another, and later than
-    /// anything good at another host of its Registry.
-    #[must_use]
-    pub fn last(&self, subject: &Subject) -> Option<Arc<Known>> {
-        let Some(known) = self.image(subject) else { return self.bad_by_another_name(subject) };
-        let of = |subject: &Subject| self.rules.registry_for(subject.registry(), subject.repository()).map(|registry| &registry.name);
-        let same = |other: &Subject| {
-            (other.repository(), other.digest()) == (subject.repository(), subject.digest())
-                && of(other).is_some_and(|name| of(subject) == Some(name))
-        };
-        let later = |other: &Known| !known.facts.state.is_bad() && other.facts.observed_at > known.facts.observed_at;
-        let bad = self.bad(subject.digest()).find(|(other, bad)| later(bad) && same(other)).map(|(_, bad)| bad.clone());
-        Some(bad.unwrap_or(known))
     }
 
     /// Holds a bad finding that could not be written, as long as something good and older is written. Without that nothing has to be held:

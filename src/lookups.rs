@@ -141,9 +141,9 @@ impl Lookups {
             return sight(Some(subject), Outcome::Found(known.facts.clone()), None, resolved_now, true, evidence);
         }
         let last = self.parts.index.read().last(&subject).map(|known| last_look(&known, &subject, registry));
-        let outcome = match (self.judge(&subject, registry, asker, Class::Admission).await, &last) {
+        let outcome = match (self.judge(&subject, registry, asker, Class::Admission).await, known) {
             // What is written was seen later than an answer that is still remembered.
-            (Outcome::Found(facts), Some((written, _))) if written.observed_at > facts.observed_at => Outcome::Found(written.clone()),
+            (Outcome::Found(facts), Some(known)) if known.facts.observed_at > facts.observed_at => Outcome::Found(known.facts.clone()),
             (outcome, _) => outcome,
         };
         self.note_tag(image, &subject, resolved_now, asker);
@@ -435,15 +435,23 @@ impl Lookups {
         registry: Option<&Arc<RegistryEntry>>,
         access: Option<&Access>,
     ) -> (Option<Subject>, Option<(Arc<Facts>, Timestamp)>) {
-        let Some(last) = self.parts.last_digest(image, access) else { return (None, None) };
+        let last = self.parts.last_digest(image, access);
         let index = self.parts.index.read();
-        let known = index.last(&last.subject).filter(|known| last.shown || known.facts.state.is_bad()).map(|known| {
+        let known = last.as_ref().and_then(|last| {
+            let known = index.last(&last.subject).filter(|known| last.shown || known.facts.state.is_bad())?;
             let (facts, seen) = last_look(&known, &last.subject, registry);
             // A tag is no better known than when it was resolved.
-            (facts, seen.min(last.at))
+            Some((facts, seen.min(last.at)))
         });
+        // Where it does not stand for what is bad by its own host, it may by another.
+        if known.as_ref().is_none_or(|(facts, _)| !facts.state.is_bad())
+            && let Some((subject, bad)) = index.bad_at_another_host(image)
+            && known.as_ref().is_none_or(|(facts, _)| facts.observed_at <= bad.facts.observed_at)
+        {
+            return (Some(subject), Some((bad.facts.clone(), bad.facts.observed_at)));
+        }
         // To whoever may not see it nothing is told of it but that it is bad.
-        let subject = (last.shown || known.is_some()).then_some(last.subject);
+        let subject = last.filter(|last| last.shown || known.is_some()).map(|last| last.subject);
         (subject, known)
     }
 }

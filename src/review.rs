@@ -268,7 +268,7 @@ impl Response {
         let answer = Answer { api_version: "admission.k8s.io/v1", kind: "AdmissionReview", response: self };
         let mut json = Vec::with_capacity(2 << 10);
         // Strings, numbers and maps with string keys, into memory: this serialisation has no way to fail.
-        let _ = serde_json::to_writer(&mut json, &answer);
+        let _infallible = serde_json::to_writer(&mut json, &answer);
         json
     }
 }

@@ -38,9 +38,12 @@ pub(super) fn meanwhile(index: &Index, namespace: &str, looked: &mut [Looked]) -
         sight.proven = false;
         let known = sight.subject.as_ref().and_then(|subject| index.image(subject));
         // What is the same may have been found bad by another name.
-        if known.is_none() && sight.last.is_none() && !matches!(sight.outcome, Outcome::Found(_)) {
-            let bad = sight.subject.as_ref().and_then(|subject| index.bad_by_another_name(subject));
-            sight.last = bad.map(|known| (known.facts.clone(), known.facts.observed_at));
+        let bad = known.as_ref().is_some_and(|known| known.facts.state.is_bad());
+        if !bad && !matches!(sight.outcome, Outcome::Found(_)) {
+            let last = sight.subject.as_ref().and_then(|subject| index.last(subject));
+            if let Some(bad) = last.filter(|last| last.facts.state.is_bad()) {
+                sight.last = Some((bad.facts.clone(), bad.facts.observed_at));
+            }
         }
         // What was known already when the registry was asked is older than its answer. No clock tells, which others set.
         let news = |known: &Known| sight.last.as_ref().is_none_or(|(last, _)| *last != known.facts);

@@ -7,33 +7,18 @@ use parking_lot::Mutex;
 
 use crate::{
     facts::{Block, Outcome},
-    image::{Digest, Reference, Subject},
+    image::Reference,
     memory::Memory,
     policy::RegistryEntry,
     verdict::Sight,
 };
 
-/// How many names are remembered.
+/// How many names are remembered; an image that is named by tag has two.
 const MOST: usize = 4_096;
-
-/// What was blocked: by tag and by digest it is one image, and at every host of one Registry.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Key {
-    /// The Registry object.
-    registry: String,
-    repository: Box<str>,
-    version: Version,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Version {
-    Tag(Box<str>),
-    Digest(Digest),
-}
 
 /// What was blocked, and when that was said.
 #[derive(Debug)]
-pub(super) struct Blocked(Mutex<Memory<Key, (Block, Timestamp)>>);
+pub(super) struct Blocked(Mutex<Memory<Reference, (Block, Timestamp)>>);
 
 impl Default for Blocked {
     fn default() -> Self {
@@ -42,40 +27,29 @@ impl Default for Blocked {
 }
 
 impl Blocked {
-    /// Remembers what was seen to be blocked, forgets what is given out, and says it again of what cannot be asked about.
+    /// Remembers what was seen to be blocked, forgets what is given out by that name, and says it again of what cannot be asked about, by
+    /// whichever host of its Registry it is named.
     pub(super) fn weigh(&self, image: &Reference, registry: Option<&Arc<RegistryEntry>>, sight: &mut Sight) {
-        // Nothing opens at a host without a Registry object.
-        let Some(registry) = registry else { return };
         let mut memory = self.0.lock();
         if memory.is_empty() && !matches!(sight.outcome, Outcome::Blocked(_)) {
             return;
         }
-        let of = |subject: &Subject| Key {
-            registry: registry.name.clone(),
-            repository: subject.repository().into(),
-            version: Version::Digest(subject.digest().clone()),
-        };
-        let named = match image.subject() {
-            Some(subject) => of(&subject),
-            None => Key {
-                registry: registry.name.clone(),
-                repository: image.repository().into(),
-                version: Version::Tag(image.tag().unwrap_or("latest").into()),
-            },
-        };
-        let subject = sight.subject.as_ref().map(of);
-        let names = || [&named].into_iter().chain(subject.as_ref().filter(|_| sight.certain));
+        let subject = sight.subject.as_ref().map(Reference::from);
+        // By tag and by digest it is one image.
+        let names = || [image].into_iter().chain(subject.as_ref().filter(|_| sight.certain));
         match &sight.outcome {
-            Outcome::Blocked(block) => {
+            Outcome::Blocked(block) if registry.is_some() => {
                 names().for_each(|name| memory.insert(name.clone(), (block.clone(), Timestamp::now())));
             }
             Outcome::Found(_) => names().for_each(|name| memory.remove(name)),
             Outcome::Pending(_) | Outcome::Unavailable(_) | Outcome::Unauthorized(_) => {
                 let later = |at: Timestamp| sight.last.as_ref().is_none_or(|(facts, _)| facts.observed_at <= at);
+                let said = |name: &Reference| memory.get(name).filter(|(_, at)| later(*at)).map(|(block, _)| block.clone());
+                let hosts = registry.map_or(&[][..], |registry| &registry.hosts);
                 // What its tag stood for at the last look, too: what was blocked is not to open by a tag.
-                let held = [&named].into_iter().chain(&subject).find_map(|name| memory.get(name).filter(|(_, at)| later(*at)));
-                if let Some((block, _)) = held {
-                    sight.outcome = Outcome::Blocked(block.clone());
+                let mut names = [image].into_iter().chain(&subject);
+                if let Some(block) = names.find_map(|name| said(name).or_else(|| hosts.iter().find_map(|host| said(&name.at(host))))) {
+                    sight.outcome = Outcome::Blocked(block);
                 }
             }
             _ => {}

@@ -35,9 +35,9 @@ fn deny(world: &World, digest: &Digest, released: Level) {
     assert!(world.index.write().apply_policy(&policy));
 }
 
-fn write(world: &World, subject: &str, status: &serde_json::Value) {
+fn write(world: &World, name: &str, subject: &str, status: &serde_json::Value) {
     let mut object = json!({
-        "apiVersion": "lazaretto.dev/v1alpha1", "kind": "ImageStatus", "metadata": { "name": "an-image" }, "spec": { "subject": subject },
+        "apiVersion": "lazaretto.dev/v1alpha1", "kind": "ImageStatus", "metadata": { "name": name }, "spec": { "subject": subject },
         "status": { "provider": "Managed", "since": "2026-01-01T00:00:00Z", "by": "jane", "reason": "r", "observedAt": jiff::Timestamp::now() },
     });
     let state = &status["state"];
@@ -89,36 +89,48 @@ async fn what_was_good_at_one_host_opens_in_no_outage_once_it_is_bad_at_the_othe
     put(&world, RegistrySpec { quarantine: kept_by(&registry, QuarantineProvider::Managed).quarantine, ..spec });
     let digest = registry.push_image("team/app", "1", "app");
     // From a time when somebody else kept the flag, so that it has to be asked about anew.
-    world.write(&format!("{alias}/team/app@{digest}"), "Released", "None");
-    world.ask(&format!("{alias}/team/app:1")).await;
+    write(&world, "alias", &format!("{alias}/team/app@{digest}"), &json!({ "state": "Released", "provider": "None" }));
     registry.close().await;
-    sleep(Duration::from_secs(120)).await;
-    let images = [format!("{alias}/team/app@{digest}"), format!("{alias}/team/app:1")];
-    for image in &images {
-        let answer = world.ask(image).await;
-        assert!(answer.allowed, "{answer:?}");
-    }
-    write(&world, &format!("{host}/team/app@{digest}"), &json!({ "state": "Failed" }));
-    for image in &images {
-        world.ask(image).await.refuses("found unfit since ");
-    }
+    let pinned = format!("{alias}/team/app@{digest}");
+    world.ask(&pinned).await.admits("LastKnownGood");
+    write(&world, "host", &format!("{host}/team/app@{digest}"), &json!({ "state": "Failed" }));
+    world.ask(&pinned).await.refuses("found unfit since ");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tag_that_stands_for_what_is_bad_at_one_host_opens_in_no_outage_by_the_other() {
+    let mut registry = FakeRegistry::start().await;
+    let (host, alias, spec) = twice(&registry);
+    let world = World::new(open());
+    put(&world, spec);
+    registry.close().await;
+    world.ask(&format!("{alias}/team/app:1")).await.admits("OpenUnavailable");
+    let (subject, now) = (format!("{host}/team/app@{}", Digest::of(b"app")), jiff::Timestamp::now());
+    write(&world, "host", &subject, &json!({ "state": "Failed", "tags": [{ "tag": "1", "at": now }] }));
+    world.ask(&format!("{alias}/team/app:1")).await.refuses("found unfit since ");
+    world.ask(&format!("{alias}/team/app:2")).await.admits("OpenUnavailable");
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_is_found_bad_by_another_name_while_a_review_waits_opens_in_no_outage() {
-    let registry = FakeRegistry::start().await;
-    let (host, alias, spec) = twice(&registry);
-    let world = World::new(open());
-    put(&world, spec);
-    let digest = Digest::of(b"app");
-    registry.quirk("*", Quirk::Hang);
-    let change = async {
-        sleep(Duration::from_secs(1)).await;
-        world.write(&format!("{host}/team/app@{digest}"), "Failed", "Managed");
-    };
-    let image = format!("{alias}/team/app@{digest}");
-    let (answer, ()) = tokio::join!(world.ask(&image), change);
-    answer.refuses("found unfit since ");
+    for known in [false, true] {
+        let registry = FakeRegistry::start().await;
+        let (host, alias, spec) = twice(&registry);
+        let world = World::new(open());
+        put(&world, RegistrySpec { quarantine: kept_by(&registry, QuarantineProvider::Managed).quarantine, ..spec });
+        let digest = Digest::of(b"app");
+        registry.quirk("*", Quirk::Hang);
+        let image = format!("{alias}/team/app@{digest}");
+        if known {
+            write(&world, "alias", &image, &json!({ "state": "Released", "provider": "None" }));
+        }
+        let change = async {
+            sleep(Duration::from_secs(1)).await;
+            write(&world, "host", &format!("{host}/team/app@{digest}"), &json!({ "state": "Failed" }));
+        };
+        let (answer, ()) = tokio::join!(world.ask(&image), change);
+        answer.refuses("found unfit since ");
+    }
 }
 
 /// What is inside an index that is known to be bad says nothing about what is inside one of its images.
@@ -132,7 +144,7 @@ async fn the_inside_of_an_index_is_not_that_of_its_images() {
         // The configuration of the image, say.
         deny(&world, &Digest::of(b"inside"), level);
         let index = format!("{}/team/app@{}", registry.host(), Digest::of(b"index"));
-        write(&world, &index, &json!({ "state": "Quarantined", "children": [format!("linux/amd64={child}")] }));
+        write(&world, "an-image", &index, &json!({ "state": "Quarantined", "children": [format!("linux/amd64={child}")] }));
         registry.quirk("team/app", Quirk::Hang);
         let answer = world.ask(&format!("{}/team/app@{child}", registry.host())).await;
         assert!(!answer.allowed, "{level:?}: {answer:?}");
@@ -149,7 +161,7 @@ async fn what_a_tag_stood_for_has_no_grace_while_what_it_stands_for_is_slow() {
         let evil = Digest::of(&image("evil"));
         let good = registry.push_image("team/app", "1", "app");
         let pinned = format!("{}/team/app@{good}", registry.host());
-        write(&world, &pinned, &json!({ "state": "Released", "config": Digest::of(b"configuration").to_string() }));
+        write(&world, "an-image", &pinned, &json!({ "state": "Released", "config": Digest::of(b"configuration").to_string() }));
         deny(&world, &evil, level);
         let tagged = format!("{}/team/app:1", registry.host());
         assert!(world.ask(&tagged).await.allowed);

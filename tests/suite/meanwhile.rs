@@ -171,6 +171,26 @@ async fn what_the_registry_blocked_opens_in_no_outage() {
     world.ask(&format!("{alias}/team/app:2")).await.admits("OpenUnavailable");
 }
 
+/// Each host of a Registry may be spoken to by itself, and what one gives out says nothing about what another blocks.
+#[tokio::test(start_paused = true)]
+async fn what_one_host_blocked_opens_in_no_outage_because_another_gives_it_out() {
+    let (mut strict, mut lax) = (FakeRegistry::start().await, FakeRegistry::start().await);
+    let world = World::new(open_for_outages());
+    let hosts = vec![strict.host(), lax.host()];
+    put(&world, RegistrySpec { hosts, ..kept_by(&strict, QuarantineProvider::None) });
+    let images = [&strict, &lax].map(|registry| {
+        registry.push_image("team/app", "1", "app");
+        format!("{}/team/app:1", registry.host())
+    });
+    strict.quirk("team/app", Quirk::ForbiddenText);
+    world.ask(&images[0]).await.refuses("the registry blocks it: QUARANTINED");
+    world.ask(&images[1]).await.admits("Registry");
+    sleep(Duration::from_secs(10)).await;
+    strict.close().await;
+    lax.close().await;
+    world.ask(&images[0]).await.refuses("the registry blocks it: QUARANTINED");
+}
+
 /// What was good once and was blocked later was last seen blocked.
 #[tokio::test(start_paused = true)]
 async fn what_was_good_before_it_was_blocked_opens_in_no_outage() {
