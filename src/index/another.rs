@@ -27,8 +27,7 @@ impl Index {
 
     /// The same digest under another name at the same Registry, if it is known to be bad there: what is the same may be called by another host,
     /// repository or index, and an outage must not open it for that. Of what is inside it only what is its own is said.
-    #[must_use]
-    pub fn bad_by_another_name(&self, subject: &Subject) -> Option<Arc<Known>> {
+    fn bad_by_another_name(&self, subject: &Subject) -> Option<Arc<Known>> {
         let (other, known) = self.bad_at_its_registry(subject).next()?;
         if other.digest() == subject.digest() {
             return Some(known.clone());
@@ -63,5 +62,84 @@ impl Index {
             self.last(&subject).filter(|known| known.facts.state.is_bad()).map(|known| (subject, known))
         });
         bad.max_by_key(|(_, known)| (known.facts.state, known.facts.observed_at))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use serde_json::json;
+
+    use super::*;
+    use crate::{api, image::Digest};
+
+    /// An index with two Registries, and what is known of one digest by its names: a state, and when it was seen, in seconds.
+    fn known(names: &[(&str, &str, i64)]) -> Index {
+        let mut index = Index::default();
+        for (name, hosts) in [("corp", json!(["a.corp", "b.corp"])), ("other", json!(["c.other"]))] {
+            let registry: api::Registry = serde_json::from_value(json!({
+                "apiVersion": "lazaretto.dev/v1alpha1", "kind": "Registry", "metadata": { "name": name },
+                "spec": { "hosts": hosts, "quarantine": { "provider": "Managed" } },
+            }))
+            .unwrap();
+            assert!(index.apply_registry(&registry));
+        }
+        for (number, (name, state, seconds)) in names.iter().enumerate() {
+            let object: api::ImageStatus = serde_json::from_value(json!({
+                "apiVersion": "lazaretto.dev/v1alpha1", "kind": "ImageStatus", "metadata": { "name": format!("image-{number}") },
+                "spec": { "subject": subject(name).to_string() },
+                "status": {
+                    "state": state, "provider": "Managed", "observedAt": at(*seconds),
+                    "tags": [{ "tag": "1", "at": at(*seconds) }],
+                    "history": [{ "number": 1, "at": at(*seconds), "state": state, "by": "jane", "reason": "r" }],
+                },
+            }))
+            .unwrap();
+            assert!(index.apply_image(&object, at(0)));
+        }
+        index
+    }
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+    }
+
+    fn subject(name: &str) -> Subject {
+        format!("{name}@{}", Digest::of(b"app")).parse().unwrap()
+    }
+
+    #[test]
+    fn what_is_good_by_its_own_name_is_bad_once_it_is_at_another_host_and_by_no_other_name() {
+        let good = ("a.corp/app", "Released", 10_000);
+        for (bad, is_bad) in [
+            (("b.corp/app", "Failed", 10_001), true),
+            (("b.corp/app", "Quarantined", 10_000), true),
+            // As far as clocks tell.
+            (("b.corp/app", "Failed", 9_701), true),
+            (("b.corp/app", "Failed", 9_699), false),
+            (("b.corp/app", "Released", 10_001), false),
+            (("b.corp/copy", "Failed", 10_001), false),
+            (("c.other/app", "Failed", 10_001), false),
+        ] {
+            let last = known(&[good, bad]).last(&subject("a.corp/app")).unwrap();
+            assert_eq!(last.facts.state.is_bad(), is_bad, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_by_its_own_name_is_bad_by_any_other_of_its_registry() {
+        for (bad, is_bad) in [("b.corp/app", true), ("b.corp/copy", true), ("c.other/app", false)] {
+            assert_eq!(known(&[(bad, "Failed", 0)]).last(&subject("a.corp/app")).is_some(), is_bad, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_tag_is_looked_for_at_the_other_hosts_of_its_registry() {
+        let image = |name: &str| Reference::parse(&format!("{name}:1")).unwrap();
+        for (bad, is_bad) in [("b.corp/app", true), ("b.corp/copy", false), ("c.other/app", false)] {
+            let found = known(&[(bad, "Failed", 0)]).bad_at_another_host(&image("a.corp/app"));
+            assert_eq!(found.map(|(found, _)| found), is_bad.then(|| subject("a.corp/app")), "{bad}");
+        }
+        assert!(known(&[("b.corp/app", "Released", 0)]).bad_at_another_host(&image("a.corp/app")).is_none());
     }
 }
