@@ -170,7 +170,7 @@ impl Gate {
         let (sights, waited) = self.sights(&wanted, &question).await;
         let looked = |(want, sight): (Want<'_, '_>, Sight)| Looked { image: want.image.clone(), demand: want.demand, sight };
         let mut looked: Vec<Looked> = wanted.into_iter().zip(sights).map(looked).collect();
-        let by_now = waited.then(|| meanwhile(&self.index.read(), namespace, &mut looked));
+        let by_now = waited.then(|| meanwhile(&self.index.read(), namespace, begun, &mut looked));
         let same = |by_now: &ByNow| {
             let labels = by_now.labels.is_none() || labels.is_none() || by_now.labels == labels;
             labels && Arc::ptr_eq(&rules, &by_now.rules) && setting.holds_until(by_now.now)

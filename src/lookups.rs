@@ -127,7 +127,12 @@ impl Lookups {
             None => match self.digest_of(image, registry, asker).await {
                 (Outcome::Found(digest), source) => (image.with_digest(digest), source),
                 (other, source) => {
-                    let (subject, last) = self.last_of_tag(image, registry, asker.access.as_ref().ok());
+                    let OfTag { mut subject, known: mut last, at } = self.last_of_tag(image, registry, asker.access.as_ref().ok());
+                    if last.as_ref().is_none_or(|(facts, _)| !facts.state.is_bad())
+                        && let Some((there, bad)) = self.parts.index.read().bad_at_another_host(image, at, Timestamp::now())
+                    {
+                        (subject, last) = (Some(there), Some((bad.facts.clone(), bad.facts.observed_at)));
+                    }
                     let outcome = other.found::<Arc<Facts>>().map_or_else(|end| end, |_| Outcome::Absent);
                     let evidence = subject.as_ref().and_then(|subject| self.evidence_at_hand(subject, asker));
                     return sight(subject, outcome, last, source, false, evidence);
@@ -140,7 +145,7 @@ impl Lookups {
             let evidence = self.prove_unless_held(&subject, registry, asker, &known.facts).await;
             return sight(Some(subject), Outcome::Found(known.facts.clone()), None, resolved_now, true, evidence);
         }
-        let last = self.parts.index.read().last(&subject).map(|known| last_look(&known, &subject, registry));
+        let last = self.parts.index.read().last(&subject, Timestamp::now()).map(|known| last_look(&known, &subject, registry));
         let outcome = match (self.judge(&subject, registry, asker, Class::Admission).await, known) {
             // What is written was seen later than an answer that is still remembered.
             (Outcome::Found(facts), Some(known)) if known.facts.observed_at > facts.observed_at => Outcome::Found(known.facts.clone()),
@@ -176,7 +181,7 @@ impl Lookups {
                     None => {
                         self.launch_resolve(&key, registry, access, asker.namespace);
                         // A warning may speak of what the tag stood for at the last look.
-                        self.last_of_tag(image, registry, Some(access)).0?
+                        self.last_of_tag(image, registry, Some(access)).subject?
                     }
                 }
             }
@@ -428,32 +433,27 @@ impl Lookups {
         provider::keeper(registry.provider).carry_out(question, decision).await
     }
 
-    /// What a tag stood for when it was last asked, and what was known of that.
-    fn last_of_tag(
-        &self,
-        image: &Reference,
-        registry: Option<&Arc<RegistryEntry>>,
-        access: Option<&Access>,
-    ) -> (Option<Subject>, Option<(Arc<Facts>, Timestamp)>) {
-        let last = self.parts.last_digest(image, access);
+    /// What a tag stood for when it was last asked.
+    fn last_of_tag(&self, image: &Reference, registry: Option<&Arc<RegistryEntry>>, access: Option<&Access>) -> OfTag {
+        let Some(last) = self.parts.last_digest(image, access) else { return OfTag::default() };
         let index = self.parts.index.read();
-        let known = last.as_ref().and_then(|last| {
-            let known = index.last(&last.subject).filter(|known| last.shown || known.facts.state.is_bad())?;
+        let known = index.last(&last.subject, Timestamp::now()).filter(|known| last.shown || known.facts.state.is_bad()).map(|known| {
             let (facts, seen) = last_look(&known, &last.subject, registry);
             // A tag is no better known than when it was resolved.
-            Some((facts, seen.min(last.at)))
+            (facts, seen.min(last.at))
         });
-        // Where it does not stand for what is bad by its own host, it may by another.
-        if known.as_ref().is_none_or(|(facts, _)| !facts.state.is_bad())
-            && let Some((subject, bad)) = index.bad_at_another_host(image)
-            && known.as_ref().is_none_or(|(facts, _)| facts.observed_at <= bad.facts.observed_at)
-        {
-            return (Some(subject), Some((bad.facts.clone(), bad.facts.observed_at)));
-        }
         // To whoever may not see it nothing is told of it but that it is bad.
-        let subject = last.filter(|last| last.shown || known.is_some()).map(|last| last.subject);
-        (subject, known)
+        let subject = (last.shown || known.is_some()).then_some(last.subject);
+        OfTag { subject, known, at: Some(last.at) }
     }
+}
+
+/// What a tag stood for, what was known of that and when it was last seen to be so, and when the tag was asked.
+#[derive(Default)]
+struct OfTag {
+    subject: Option<Subject>,
+    known: Option<(Arc<Facts>, Timestamp)>,
+    at: Option<Timestamp>,
 }
 
 /// Whether what is known of an image is enough to judge it by, without asking.

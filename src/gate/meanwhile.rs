@@ -32,16 +32,18 @@ pub(super) struct Looked {
 
 /// What is asked of a registry takes a while, in which somebody may have held an image, denied it, or changed who is to be asked. What
 /// has become known to be bad is put into the sights.
-pub(super) fn meanwhile(index: &Index, namespace: &str, looked: &mut [Looked]) -> ByNow {
-    for Looked { sight, .. } in looked {
+pub(super) fn meanwhile(index: &Index, namespace: &str, begun: Timestamp, looked: &mut [Looked]) -> ByNow {
+    let now = Timestamp::now();
+    for Looked { image, sight, .. } in looked {
         // That was by the rules as they were.
         sight.proven = false;
         let known = sight.subject.as_ref().and_then(|subject| index.image(subject));
         // What is the same may have been found bad by another name.
         let bad = known.as_ref().is_some_and(|known| known.facts.state.is_bad());
         if !bad && !matches!(sight.outcome, Outcome::Found(_)) {
-            let last = sight.subject.as_ref().and_then(|subject| index.last(subject));
-            if let Some(bad) = last.filter(|last| last.facts.state.is_bad()) {
+            let last = sight.subject.as_ref().and_then(|subject| index.last(subject, now));
+            let elsewhere = || index.bad_at_another_host(image, Some(begun), now).filter(|_| !sight.certain).map(|(_, known)| known);
+            if let Some(bad) = last.filter(|last| last.facts.state.is_bad()).or_else(elsewhere) {
                 sight.last = Some((bad.facts.clone(), bad.facts.observed_at));
             }
         }
@@ -54,7 +56,7 @@ pub(super) fn meanwhile(index: &Index, namespace: &str, looked: &mut [Looked]) -
             None => {}
         }
     }
-    ByNow { rules: index.rules(), labels: index.namespace(namespace), now: Timestamp::now() }
+    ByNow { rules: index.rules(), labels: index.namespace(namespace), now }
 }
 
 /// Considers by other rules than those by which it was found out what is at hand. None where that does not suffice any more.

@@ -45,7 +45,8 @@ impl Blocked {
             Outcome::Pending(_) | Outcome::Unavailable(_) | Outcome::Unauthorized(_) => {
                 let later = |at: Timestamp| sight.last.as_ref().is_none_or(|(facts, _)| facts.observed_at <= at);
                 let said = |name: &Reference| memory.get(name).filter(|(_, at)| later(*at)).map(|(block, _)| block.clone());
-                let hosts = registry.map_or(&[][..], |registry| &registry.hosts);
+                // What is known by its own name is no worse for what another host has said.
+                let hosts = registry.filter(|_| sight.last.is_none()).map_or(&[][..], |registry| &registry.hosts);
                 // What its tag stood for at the last look, too: what was blocked is not to open by a tag.
                 let mut names = [image].into_iter().chain(&subject);
                 if let Some(block) = names.find_map(|name| said(name).or_else(|| hosts.iter().find_map(|host| said(&name.at(host))))) {

@@ -112,6 +112,41 @@ async fn a_tag_that_stands_for_what_is_bad_at_one_host_opens_in_no_outage_by_the
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_tag_that_is_seen_to_be_bad_at_one_host_while_a_review_waits_opens_in_no_outage_by_the_other() {
+    let registry = FakeRegistry::start().await;
+    let (host, alias, spec) = twice(&registry);
+    let world = World::new(open());
+    put(&world, spec);
+    registry.quirk("*", Quirk::Hang);
+    let change = async {
+        sleep(Duration::from_secs(1)).await;
+        let (subject, now) = (format!("{host}/team/app@{}", Digest::of(b"app")), jiff::Timestamp::now());
+        write(&world, "host", &subject, &json!({ "state": "Failed", "tags": [{ "tag": "1", "at": now }] }));
+    };
+    let image = format!("{alias}/team/app:1");
+    let (answer, ()) = tokio::join!(world.ask(&image), change);
+    answer.refuses("found unfit since ");
+}
+
+/// A name that is released opens in an outage whatever becomes of its namesakes: anybody can have one of those looked at for the first time.
+#[tokio::test(start_paused = true)]
+async fn what_is_released_opens_in_an_outage_though_its_namesake_is_new() {
+    let mut registry = FakeRegistry::start().await;
+    let (host, alias, spec) = twice(&registry);
+    let world = World::new(open());
+    put(&world, RegistrySpec { quarantine: kept_by(&registry, QuarantineProvider::Managed).quarantine, ..spec });
+    let digest = registry.push_image("team/app", "1", "app");
+    let tags = json!([{ "tag": "1", "at": jiff::Timestamp::now() }]);
+    write(&world, "host", &format!("{host}/team/app@{digest}"), &json!({ "state": "Released", "tags": tags }));
+    world.ask(&format!("{host}/team/app:1")).await.admits("Registry");
+    write(&world, "alias", &format!("{alias}/team/app@{digest}"), &json!({ "state": "Quarantined" }));
+    sleep(Duration::from_secs(120)).await;
+    registry.close().await;
+    world.ask(&format!("{host}/team/app:1")).await.admits("LastKnownGood");
+    world.ask(&format!("{alias}/team/app:1")).await.refuses("in quarantine since ");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_found_bad_by_another_name_while_a_review_waits_opens_in_no_outage() {
     for known in [false, true] {
         let registry = FakeRegistry::start().await;

@@ -178,17 +178,18 @@ async fn what_one_host_blocked_opens_in_no_outage_because_another_gives_it_out()
     let world = World::new(open_for_outages());
     let hosts = vec![strict.host(), lax.host()];
     put(&world, RegistrySpec { hosts, ..kept_by(&strict, QuarantineProvider::None) });
-    let images = [&strict, &lax].map(|registry| {
-        registry.push_image("team/app", "1", "app");
-        format!("{}/team/app:1", registry.host())
-    });
+    let digest = [&strict, &lax].map(|registry| registry.push_image("team/app", "1", "app"))[1].clone();
+    let images = [&strict, &lax].map(|registry| format!("{}/team/app:1", registry.host()));
     strict.quirk("team/app", Quirk::ForbiddenText);
     world.ask(&images[0]).await.refuses("the registry blocks it: QUARANTINED");
     world.ask(&images[1]).await.admits("Registry");
+    world.write(&format!("{}/team/app@{digest}", lax.host()), "Released", "None");
     sleep(Duration::from_secs(10)).await;
     strict.close().await;
     lax.close().await;
     world.ask(&images[0]).await.refuses("the registry blocks it: QUARANTINED");
+    // Too long ago to be known as good; but nobody blocked it there.
+    world.ask(&images[1]).await.admits("OpenUnavailable");
 }
 
 /// What was good once and was blocked later was last seen blocked.
