@@ -31,7 +31,7 @@ trials: tools ## Long trials: replicas killed and frozen, installations half gon
 	$(CARGO) test --test trials
 
 bench: ## A warm admission beside an echo server on the same stack (NAME=figure runs its part alone)
-	$(CARGO) bench --locked --bench admission -- $(NAME)
+	MIMALLOC_PURGE_DELAY=1000 $(CARGO) bench --locked --bench admission -- $(NAME) # As in the Dockerfile.
 
 lint: tools ## Format, clippy, helm lint, and cargo deny if it is installed
 	$(CARGO) fmt --all --check

@@ -21,6 +21,8 @@ const MOST_TAGS: usize = 32_768;
 const REFRESH: Duration = Duration::from_secs(12 * 3_600);
 /// Tags that are being written down.
 const MOST_WRITING: usize = 256;
+/// It is written so much later: whoever waits for the same look-up is answered first, and the API server is left to the reviews.
+const LATER: Duration = Duration::from_millis(250);
 
 /// What tags stood for.
 #[derive(Debug)]
@@ -84,6 +86,7 @@ impl Parts {
         }
         let (parts, writer, image) = (self.clone(), writer.clone(), image.clone());
         tokio::spawn(async move {
+            tokio::time::sleep(LATER).await;
             let noted = writer.change(&name, |object| crate::history::tagged(object, image.tag().unwrap_or_default(), now)).await;
             match noted {
                 Ok(Some(object)) => drop(parts.index.write().apply_written(&object, now)),
