@@ -5,7 +5,7 @@
 //! lines that are yet to be written: those of the last [`MOMENT`], and more where they came faster than they are written. One that is told to
 //! stop writes them first.
 
-use std::time::Duration;
+use std::{iter, time::Duration};
 
 use jiff::Timestamp;
 use tokio::sync::mpsc::{self, error::TrySendError};
@@ -72,16 +72,13 @@ impl Desk {
 }
 
 async fn write(mut handed_in: mpsc::Receiver<Admission>) {
-    let mut some = Vec::with_capacity(AT_A_TIME);
-    while handed_in.recv_many(&mut some, 1).await > 0 {
+    while let Some(first) = handed_in.recv().await {
         tokio::time::sleep(MOMENT).await;
-        while !some.is_empty() {
-            some.drain(..).for_each(|admission| admission.write());
-            tokio::task::yield_now().await;
-            while some.len() < AT_A_TIME
-                && let Ok(admission) = handed_in.try_recv()
-            {
-                some.push(admission);
+        let waiting = iter::once(first).chain(iter::from_fn(|| handed_in.try_recv().ok()));
+        for (before, admission) in waiting.enumerate() {
+            admission.write();
+            if before % AT_A_TIME == AT_A_TIME - 1 {
+                tokio::task::yield_now().await;
             }
         }
     }
@@ -167,7 +164,7 @@ mod tests {
 
     use parking_lot::Mutex;
     use tokio::time::Instant;
-    use tracing_subscriber::fmt::MakeWriter;
+    use tracing::subscriber::DefaultGuard;
 
     use super::*;
 
@@ -186,12 +183,11 @@ mod tests {
         }
     }
 
-    impl<'a> MakeWriter<'a> for Log {
-        type Writer = Self;
-
-        fn make_writer(&'a self) -> Self {
-            self.clone()
-        }
+    fn log() -> (Log, DefaultGuard) {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
+        (log, tracing::subscriber::set_default(subscriber))
     }
 
     fn admission(uid: usize, lines: usize) -> Admission {
@@ -224,9 +220,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn lines_are_written_a_moment_later_in_their_order_and_all_of_them_before_the_end() {
-        let log = Log::default();
-        let subscriber = tracing_subscriber::fmt().json().with_writer(log.clone()).finish();
-        let _guard = tracing::subscriber::set_default(subscriber);
+        let (log, _guard) = log();
         let (desk, writing) = Desk::new();
         let writing = tokio::spawn(writing);
         let begun = Instant::now();
@@ -245,9 +239,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_finds_no_room_is_written_at_once() {
-        let log = Log::default();
-        let subscriber = tracing_subscriber::fmt().json().with_writer(log.clone()).finish();
-        let _guard = tracing::subscriber::set_default(subscriber);
+        let (log, _guard) = log();
         let (desk, writing) = Desk::new();
         (0..=MOST_WAITING).for_each(|uid| desk.hand_in(admission(uid, 1)));
         assert_eq!(uids(&log), [MOST_WAITING]);

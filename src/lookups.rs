@@ -128,6 +128,7 @@ impl Lookups {
                 (Outcome::Found(digest), source) => (image.with_digest(digest), source),
                 (other, source) => {
                     let OfTag { mut subject, known: mut last, at } = self.last_of_tag(image, registry, asker.access.as_ref().ok());
+                    // By another host of its Registry it may be known to be bad.
                     if last.as_ref().is_none_or(|(facts, _)| !facts.state.is_bad())
                         && let Some((there, bad)) = self.parts.index.read().bad_at_another_host(image, at, Timestamp::now())
                     {

@@ -18,13 +18,9 @@ use crate::{
 };
 
 /// By two hosts, which are one.
-fn twice(registry: &FakeRegistry) -> (String, String, RegistrySpec) {
+fn twice(registry: &FakeRegistry, provider: QuarantineProvider) -> (String, String, RegistrySpec) {
     let (host, alias) = (registry.host(), registry.host().replace("127.0.0.1", "localhost"));
-    let spec = RegistrySpec {
-        hosts: vec![host.clone(), alias.clone()],
-        endpoint: Some(registry.url()),
-        ..kept_by(registry, QuarantineProvider::None)
-    };
+    let spec = RegistrySpec { hosts: vec![host.clone(), alias.clone()], endpoint: Some(registry.url()), ..kept_by(registry, provider) };
     (host, alias, spec)
 }
 
@@ -47,6 +43,12 @@ fn write(world: &World, name: &str, subject: &str, status: &serde_json::Value) {
     assert!(world.index.write().apply_image(&object, jiff::Timestamp::now()));
 }
 
+/// What the tag `team/app:1` stands for at this host is bad.
+fn fail_tagged(world: &World, host: &str) {
+    let tags = json!([{ "tag": "1", "at": jiff::Timestamp::now() }]);
+    write(world, "host", &format!("{host}/team/app@{}", Digest::of(b"app")), &json!({ "state": "Failed", "tags": tags }));
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_was_blocked_by_digest_opens_by_no_tag() {
     let mut registry = FakeRegistry::start().await;
@@ -67,7 +69,7 @@ async fn what_was_blocked_by_digest_opens_by_no_tag() {
 #[tokio::test(start_paused = true)]
 async fn known_bad_by_another_name_opens_by_no_tag() {
     let mut registry = FakeRegistry::start().await;
-    let (host, alias, spec) = twice(&registry);
+    let (host, alias, spec) = twice(&registry, QuarantineProvider::None);
     let world = World::new(open());
     put(&world, spec);
     let digest = registry.push_image("team/app", "1", "bad");
@@ -84,9 +86,9 @@ async fn known_bad_by_another_name_opens_by_no_tag() {
 #[tokio::test(start_paused = true)]
 async fn what_was_good_at_one_host_opens_in_no_outage_once_it_is_bad_at_the_other() {
     let mut registry = FakeRegistry::start().await;
-    let (host, alias, spec) = twice(&registry);
+    let (host, alias, spec) = twice(&registry, QuarantineProvider::Managed);
     let world = World::new(open());
-    put(&world, RegistrySpec { quarantine: kept_by(&registry, QuarantineProvider::Managed).quarantine, ..spec });
+    put(&world, spec);
     let digest = registry.push_image("team/app", "1", "app");
     // From a time when somebody else kept the flag, so that it has to be asked about anew.
     write(&world, "alias", &format!("{alias}/team/app@{digest}"), &json!({ "state": "Released", "provider": "None" }));
@@ -100,13 +102,12 @@ async fn what_was_good_at_one_host_opens_in_no_outage_once_it_is_bad_at_the_othe
 #[tokio::test(start_paused = true)]
 async fn a_tag_that_stands_for_what_is_bad_at_one_host_opens_in_no_outage_by_the_other() {
     let mut registry = FakeRegistry::start().await;
-    let (host, alias, spec) = twice(&registry);
+    let (host, alias, spec) = twice(&registry, QuarantineProvider::None);
     let world = World::new(open());
     put(&world, spec);
     registry.close().await;
     world.ask(&format!("{alias}/team/app:1")).await.admits("OpenUnavailable");
-    let (subject, now) = (format!("{host}/team/app@{}", Digest::of(b"app")), jiff::Timestamp::now());
-    write(&world, "host", &subject, &json!({ "state": "Failed", "tags": [{ "tag": "1", "at": now }] }));
+    fail_tagged(&world, &host);
     world.ask(&format!("{alias}/team/app:1")).await.refuses("found unfit since ");
     world.ask(&format!("{alias}/team/app:2")).await.admits("OpenUnavailable");
 }
@@ -114,14 +115,13 @@ async fn a_tag_that_stands_for_what_is_bad_at_one_host_opens_in_no_outage_by_the
 #[tokio::test(start_paused = true)]
 async fn a_tag_that_is_seen_to_be_bad_at_one_host_while_a_review_waits_opens_in_no_outage_by_the_other() {
     let registry = FakeRegistry::start().await;
-    let (host, alias, spec) = twice(&registry);
+    let (host, alias, spec) = twice(&registry, QuarantineProvider::None);
     let world = World::new(open());
     put(&world, spec);
     registry.quirk("*", Quirk::Hang);
     let change = async {
         sleep(Duration::from_secs(1)).await;
-        let (subject, now) = (format!("{host}/team/app@{}", Digest::of(b"app")), jiff::Timestamp::now());
-        write(&world, "host", &subject, &json!({ "state": "Failed", "tags": [{ "tag": "1", "at": now }] }));
+        fail_tagged(&world, &host);
     };
     let image = format!("{alias}/team/app:1");
     let (answer, ()) = tokio::join!(world.ask(&image), change);
@@ -132,9 +132,9 @@ async fn a_tag_that_is_seen_to_be_bad_at_one_host_while_a_review_waits_opens_in_
 #[tokio::test(start_paused = true)]
 async fn what_is_released_opens_in_an_outage_though_its_namesake_is_new() {
     let mut registry = FakeRegistry::start().await;
-    let (host, alias, spec) = twice(&registry);
+    let (host, alias, spec) = twice(&registry, QuarantineProvider::Managed);
     let world = World::new(open());
-    put(&world, RegistrySpec { quarantine: kept_by(&registry, QuarantineProvider::Managed).quarantine, ..spec });
+    put(&world, spec);
     let digest = registry.push_image("team/app", "1", "app");
     let tags = json!([{ "tag": "1", "at": jiff::Timestamp::now() }]);
     write(&world, "host", &format!("{host}/team/app@{digest}"), &json!({ "state": "Released", "tags": tags }));
@@ -150,9 +150,9 @@ async fn what_is_released_opens_in_an_outage_though_its_namesake_is_new() {
 async fn what_is_found_bad_by_another_name_while_a_review_waits_opens_in_no_outage() {
     for known in [false, true] {
         let registry = FakeRegistry::start().await;
-        let (host, alias, spec) = twice(&registry);
+        let (host, alias, spec) = twice(&registry, QuarantineProvider::Managed);
         let world = World::new(open());
-        put(&world, RegistrySpec { quarantine: kept_by(&registry, QuarantineProvider::Managed).quarantine, ..spec });
+        put(&world, spec);
         let digest = Digest::of(b"app");
         registry.quirk("*", Quirk::Hang);
         let image = format!("{alias}/team/app@{digest}");
