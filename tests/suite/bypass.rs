@@ -10,19 +10,12 @@ use serde_json::json;
 use tokio::time::sleep;
 
 use crate::{
-    meanwhile::{denying, kept_by, put},
+    meanwhile::{denying, kept_by, put, twice},
     support::{
         registry::{FakeRegistry, Quirk, image},
         world::{Listed, PATIENCE, World, open, open_for_outages, shut},
     },
 };
-
-/// By two hosts, which are one.
-fn twice(registry: &FakeRegistry, provider: QuarantineProvider) -> (String, String, RegistrySpec) {
-    let (host, alias) = (registry.host(), registry.host().replace("127.0.0.1", "localhost"));
-    let spec = RegistrySpec { hosts: vec![host.clone(), alias.clone()], endpoint: Some(registry.url()), ..kept_by(registry, provider) };
-    (host, alias, spec)
-}
 
 /// With the knobs as they come.
 fn deny(world: &World, digest: &Digest, released: Level) {

@@ -20,6 +20,13 @@ pub(crate) fn kept_by(registry: &FakeRegistry, provider: QuarantineProvider) -> 
     RegistrySpec { quarantine: QuarantineSpec { provider, processor: None, release: None }, ..registry.spec() }
 }
 
+/// By two hosts, which are one.
+pub(crate) fn twice(registry: &FakeRegistry, provider: QuarantineProvider) -> (String, String, RegistrySpec) {
+    let (host, alias) = (registry.host(), registry.host().replace("127.0.0.1", "localhost"));
+    let spec = RegistrySpec { hosts: vec![host.clone(), alias.clone()], endpoint: Some(registry.url()), ..kept_by(registry, provider) };
+    (host, alias, spec)
+}
+
 pub(crate) fn put(world: &World, spec: RegistrySpec) {
     let mut object = Registry::new("corp", spec);
     object.status = serde_json::from_value(json!({
@@ -137,10 +144,9 @@ async fn an_answer_of_another_place_is_none() {
 #[tokio::test(start_paused = true)]
 async fn known_bad_opens_under_no_other_name() {
     let mut registry = FakeRegistry::start().await;
-    let (host, alias) = (registry.host(), registry.host().replace("127.0.0.1", "localhost"));
+    let (host, alias, spec) = twice(&registry, QuarantineProvider::Managed);
     let world = World::new(open());
-    let spec = kept_by(&registry, QuarantineProvider::Managed);
-    put(&world, RegistrySpec { hosts: vec![host.clone(), alias.clone()], endpoint: Some(registry.url()), ..spec });
+    put(&world, spec);
     let digest = registry.push_image("team/app", "1", "bad");
     world.write(&format!("{host}/team/app@{digest}"), "Failed", "Managed");
     registry.close().await;
@@ -153,10 +159,9 @@ async fn known_bad_opens_under_no_other_name() {
 #[tokio::test(start_paused = true)]
 async fn what_the_registry_blocked_opens_in_no_outage() {
     let mut registry = FakeRegistry::start().await;
+    let (host, alias, spec) = twice(&registry, QuarantineProvider::Managed);
     let world = World::new(open_for_outages());
-    let (host, alias) = (registry.host(), registry.host().replace("127.0.0.1", "localhost"));
-    let spec = kept_by(&registry, QuarantineProvider::Managed);
-    put(&world, RegistrySpec { hosts: vec![host.clone(), alias.clone()], endpoint: Some(registry.url()), ..spec });
+    put(&world, spec);
     let digest = registry.push_image("team/app", "1", "app");
     registry.quirk("team/app", Quirk::ForbiddenText);
     let images = |host: &str| [":1".to_owned(), format!("@{digest}")].map(|version| format!("{host}/team/app{version}"));
