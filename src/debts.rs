@@ -22,10 +22,10 @@ pub use self::inner::Inner;
 use self::standing::Standing;
 use crate::{
     api::{Debt, Debts, MAX_OWED_IMAGES, MAX_POLICY_DEBTS, OwedImage, RegistryDebts},
-    facts::{Facts, Outcome},
+    facts::{Busy, Facts, Outcome},
     history::clip,
     image::{Reference, Subject},
-    index::{Known, Rules},
+    index::{Known, Rules, unseen_from},
     judgement::Setting,
     origin::Rival,
     running::{Container, Image, Owner, Pod},
@@ -110,11 +110,25 @@ impl Told {
 
 /// What is known of what runs.
 #[derive(Clone, Debug)]
-pub enum Finding {
-    /// Facts, written or found.
-    Known(Arc<Known>),
-    /// The registry was asked, and this is a refusal: nothing is written of what is not there.
-    Ended(Outcome<Arc<Facts>>),
+struct Finding {
+    /// What is written of it.
+    known: Option<Arc<Known>>,
+    /// How the question for it ended, by what is written or by asking.
+    outcome: Outcome<Arc<Facts>>,
+    /// It was asked for, and nothing written says so.
+    asked: bool,
+}
+
+impl Finding {
+    /// `unseen`: what is written was too old to be gone by when the container began, and nobody wrote since that it is still so.
+    fn of(known: Option<Arc<Known>>, ended: Option<Outcome<Arc<Facts>>>, unseen: bool) -> Option<Self> {
+        match (&known, ended) {
+            (Some(written), _) if !unseen => Some(Self { outcome: Outcome::Found(written.facts.clone()), known, asked: false }),
+            (_, Some(outcome)) => Some(Self { known, outcome, asked: true }),
+            (Some(_), None) => Some(Self { known, outcome: Outcome::Busy(Busy::UNANSWERED), asked: false }),
+            (None, None) => None,
+        }
+    }
 }
 
 /// An image to ask about.
@@ -243,26 +257,35 @@ pub struct Turn<'b> {
 }
 
 impl Turn<'_> {
-    /// Goes through the pods of one namespace. `known` tells what is known of what runs, `held` whether a registry was last found to hold a
-    /// repository.
+    /// Goes through the pods of one namespace. `found` tells what is written of what runs, and how the last look-up of it ended; `held` whether a
+    /// registry was last found to hold a repository.
     pub fn namespace(
         &mut self,
         setting: &Setting<'_>,
         rules: &Rules,
         namespace: &Arc<str>,
         pods: &[(Arc<str>, Arc<Pod>)],
-        known: impl Fn(&Subject) -> Option<Finding>,
+        found: impl Fn(&Subject) -> (Option<Arc<Known>>, Option<Outcome<Arc<Facts>>>),
         held: impl Fn(&Rival) -> Option<Outcome<bool>>,
     ) {
         // Most pods of a namespace have few images and accounts among them.
-        let mut standings: HashMap<(*const Image, *const u8), Option<Arc<Standing>>> = HashMap::new();
+        let mut unseen: HashMap<*const Image, Option<Timestamp>> = HashMap::new();
+        let mut standings: HashMap<(*const Image, *const u8, bool), Option<Arc<Standing>>> = HashMap::new();
+        let unseen_from = |image: &Image, subject: &Subject| {
+            let registry = rules.registry_of(image.named.as_ref()?)?;
+            unseen_from(&*found(subject).0?, subject, registry)
+        };
         for (name, pod) in pods {
             for container in &pod.make.containers {
                 let image = &container.image;
                 let Some(subject) = &image.subject else { continue };
-                let key = (Arc::as_ptr(image), pod.make.service_account.as_ptr());
+                let from = *unseen.entry(Arc::as_ptr(image)).or_insert_with(|| unseen_from(image, subject));
+                let unseen = from.is_some_and(|from| pod.since.is_some_and(|since| since > from));
+                let key = (Arc::as_ptr(image), pod.make.service_account.as_ptr(), unseen);
                 let standing = standings.entry(key).or_insert_with(|| {
-                    Standing::of(setting, rules, namespace, &pod.make.service_account, image, known(subject), &held).map(Arc::new)
+                    let (known, ended) = found(subject);
+                    let finding = Finding::of(known, ended, unseen);
+                    Standing::of(setting, rules, namespace, &pod.make.service_account, image, finding, &held).map(Arc::new)
                 });
                 let Some(standing) = standing else { continue };
                 if standing.is_clear() && self.book.owed.is_empty() && self.book.open.is_empty() {
@@ -302,10 +325,10 @@ impl Turn<'_> {
                 self.tell(if fell { Change::Revoked } else { Change::Breached }, &place(), &reason);
             }
             self.met.insert(id);
-            if standing.asked {
-                // What is not there may come.
-                self.want(&place(), &container.image);
-            }
+        }
+        if standing.asked {
+            // What is not there may come, and what is as it was may change.
+            self.want(&place(), &container.image);
         }
         if !standing.owing.is_empty() {
             self.owes(id, place(), standing, &container.image);

@@ -186,6 +186,12 @@ impl Line {
         self.0.lock().refusals = 0;
     }
 
+    /// For how long the registry asks for no requests at all, if it does.
+    #[must_use]
+    pub fn closed(&self) -> Option<Duration> {
+        self.0.lock().closed(Instant::now())
+    }
+
     /// How many requests wait.
     #[must_use]
     pub fn waiting(&self) -> usize {

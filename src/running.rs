@@ -17,6 +17,9 @@ use jiff::Timestamp;
 pub use self::wire::{RunningPod, named_since};
 use crate::image::{Digest, Reference, Subject};
 
+/// What an image volume is called where containers have names.
+pub const VOLUME: &str = "volume";
+
 /// What one container names and what its node reports to run, read once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
@@ -30,10 +33,10 @@ pub struct Image {
     pub subject: Option<Subject>,
 }
 
-/// One container of a pod that has not ended.
+/// One container of a pod that has not ended, or one image volume that is named by digest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Container {
-    /// Its name.
+    /// Its name; [`VOLUME`] for a volume.
     pub name: Arc<str>,
     /// What it runs.
     pub image: Arc<Image>,
@@ -70,9 +73,9 @@ pub struct Pod {
 pub struct Make {
     /// The account that they run as.
     pub service_account: Arc<str>,
-    /// Their containers.
+    /// Their containers, and the image volumes of which it is known what they are.
     pub containers: Box<[Container]>,
-    /// The images of their image volumes. Nodes do not report what they are.
+    /// The images of their other image volumes. Nodes do not report what they are.
     pub volumes: Box<[Arc<str>]>,
     /// The names of their pull secrets.
     pub pull_secrets: Box<[Arc<str>]>,
@@ -207,14 +210,15 @@ impl Inventory {
     }
 
     fn read(&mut self, pod: &RunningPod) -> Pod {
-        let containers =
-            pod.containers().map(|(name, image, image_id)| Container { name: self.text(name), image: self.image(image, image_id) });
+        let (pinned, others): (Vec<&str>, Vec<&str>) = pod.volumes().partition(|reference| running_digest(reference).is_some());
+        let containers = pod.containers().chain(pinned.into_iter().map(|reference| (VOLUME, reference, reference)));
+        let containers = containers.map(|(name, image, image_id)| Container { name: self.text(name), image: self.image(image, image_id) });
         let containers = containers.collect();
         let owner = pod.owner().map(|owner| self.owner(owner));
         let make = Make {
             service_account: self.text(pod.service_account()),
             containers,
-            volumes: pod.volumes().map(|reference| self.text(reference)).collect(),
+            volumes: others.into_iter().map(|reference| self.text(reference)).collect(),
             pull_secrets: pod.pull_secrets().map(|name| self.text(name)).collect(),
         };
         Pod { uid: pod.uid().into(), since: pod.since(), owner, make: self.make(make) }

@@ -53,11 +53,10 @@ impl Standing {
         let demand = setting.demand(registry, named, service_account);
         let policies = setting.policies_for(&Ok(named.clone()));
         let running = exact(subject);
-        let (fell_at, asked) = match &found {
-            Some(Finding::Known(known)) => (known.fell, false),
-            Some(Finding::Ended(_)) => (None, true),
-            None => (None, false),
-        };
+        let asked = found.as_ref().is_some_and(|found| found.asked);
+        let known = found.as_ref().and_then(|found| found.known.as_ref());
+        let fell_at = known.filter(|_| !asked).and_then(|known| known.fell);
+        let evidence = known.and_then(|known| known.evidence.clone()).map(Outcome::Found);
         let rivals = if policies.is_empty() { Vec::new() } else { rules.rivals(named, registry) };
         let (contested, told) = (!rivals.is_empty(), setting.is_told(&rivals, service_account));
         let origin = origin::recall(&running, &rivals, held);
@@ -65,16 +64,10 @@ impl Standing {
         // Its permission was asked for when the pod was admitted; nobody asks again for what runs.
         let unseen = Sight { origin, ..Sight::blind(Some(Outcome::Found(())), registry.is_some(), processor) };
         let seen = |found: Finding| Sight {
-            evidence: match &found {
-                Finding::Known(known) => known.evidence.clone().map(Outcome::Found),
-                Finding::Ended(_) => None,
-            },
+            evidence,
             subject: Some(subject.clone()),
             certain: true,
-            outcome: match found {
-                Finding::Known(known) => Outcome::Found(known.facts.clone()),
-                Finding::Ended(outcome) => outcome,
-            },
+            outcome: found.outcome,
             source: Source::Known,
             ..unseen.clone()
         };

@@ -5,6 +5,7 @@ use serde_json::json;
 use super::*;
 use crate::{
     api::{ImageStatus, QuarantinePolicy, Registry},
+    facts::{Outage, OutageKind},
     index::Index,
     judgement::Scope,
     running::{Inventory, RunningPod},
@@ -22,6 +23,8 @@ struct World {
     index: Index,
     inventory: Inventory,
     ended: Option<Outcome<Arc<Facts>>>,
+    /// Who keeps the flag of the image.
+    keeper: &'static str,
     /// Repositories that registries were found to hold, or not.
     held: BTreeMap<&'static str, bool>,
     book: Book,
@@ -29,7 +32,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let mut world = Self::default();
+        let mut world = Self { keeper: "Managed", ..Self::default() };
         world.policy(&json!({}));
         let registry = json!({"metadata": {"name": "corp"}, "spec": {"hosts": ["registry.corp"], "quarantine": {"provider": "Managed"}}});
         let registry: Registry = serde_json::from_value(registry).unwrap();
@@ -73,7 +76,7 @@ impl World {
             .collect();
         let last = history.last().unwrap();
         let status =
-            json!({"state": last["state"], "since": last["at"], "observedAt": last["at"], "provider": "Managed", "history": history});
+            json!({"state": last["state"], "since": last["at"], "observedAt": last["at"], "provider": self.keeper, "history": history});
         let object = json!({"metadata": {"name": "x"}, "spec": {"subject": subject()}, "status": status});
         let object: ImageStatus = serde_json::from_value(object).unwrap();
         self.index.apply_image(&object, Timestamp::now());
@@ -85,9 +88,8 @@ impl World {
         let mut turn = self.book.turn();
         for namespace in self.inventory.namespaces() {
             let setting = Setting::new(&rules, Scope::Enforce, &namespace, &labels, NOON.parse().unwrap());
-            let known =
-                |subject: &Subject| self.index.image(subject).map(Finding::Known).or_else(|| self.ended.clone().map(Finding::Ended));
-            turn.namespace(&setting, &rules, &namespace, &self.inventory.pods_in(&namespace), known, |rival| {
+            let found = |subject: &Subject| (self.index.image(subject), self.ended.clone());
+            turn.namespace(&setting, &rules, &namespace, &self.inventory.pods_in(&namespace), found, |rival| {
                 self.held.get(&*rival.repository).copied().map(Outcome::Found)
             });
         }
@@ -230,6 +232,76 @@ fn much_at_once_is_told_in_part_and_counted_in_full() {
         (MAX_POLICY_DEBTS, u32::try_from(most).unwrap() + 10)
     );
     assert_eq!(survey.wanted[0].bearers.len(), 1, "pods with the same secrets are as one");
+}
+
+/// The registry keeps the flag, and nobody has seen since noon that the image is good: who came an hour later was let in unjudged, or judged by asking.
+#[test]
+fn what_began_when_its_facts_were_too_old_owes_until_somebody_has_looked() {
+    let stale = |status: serde_json::Value| {
+        let mut world = World::new();
+        let registry = json!({
+            "metadata": {"name": "corp"}, "status": status,
+            "spec": {"hosts": ["registry.corp"], "quarantine": {"provider": "AzureContainerRegistry"}, "pollInterval": "60s"},
+        });
+        assert!(world.index.apply_registry(&serde_json::from_value::<Registry>(registry).unwrap()));
+        world.keeper = "AzureContainerRegistry";
+        world.image(&["Released"]);
+        world.run("before", "2026-01-01T12:01:00Z");
+        world.run("after", "2026-01-01T13:00:00Z");
+        world
+    };
+    let looked = |at: &str| json!({"lastCompletePass": at});
+    assert_eq!(stale(looked("2026-01-01T12:59:00Z")).told(), [], "it was seen a moment before");
+    let mut world = stale(looked(NOON));
+    let survey = world.turn();
+    assert_eq!((survey.owing, survey.wanted.len(), survey.policies["strict"].items[0].pod.as_str()), (1, 1, "team/after"));
+    assert_eq!(survey.told.iter().map(|told| told.change).collect::<Vec<_>>(), [Change::Owing]);
+    let facts = world.index.image(&subject()).unwrap().facts.clone();
+    world.ended = Some(Outcome::Unavailable(Outage { kind: OutageKind::Connect, message: "no connection".into() }));
+    assert_eq!(world.told(), [], "nobody has looked");
+    world.ended = Some(Outcome::Found(facts));
+    let survey = world.turn();
+    assert_eq!(survey.told.iter().map(|told| told.change).collect::<Vec<_>>(), [Change::Settled], "it is as it was");
+    assert_eq!(survey.wanted.len(), 1, "which is written nowhere");
+    let mut world = stale(looked(NOON));
+    assert_eq!(world.told(), [(Change::Owing, 1)]);
+    world.image(&["Released", "Quarantined"]);
+    let told: BTreeMap<_, _> = world.turn().told.iter().map(|told| (told.pod.to_string(), told.change)).collect();
+    assert_eq!(told, BTreeMap::from([("before".to_owned(), Change::Revoked), ("after".to_owned(), Change::Breached)]));
+}
+
+/// Good from a time when nobody kept the flag, which says nothing to whoever came when it was kept.
+#[test]
+fn what_began_after_the_flag_was_first_kept_is_not_judged_by_what_was_known_before() {
+    let mut world = World::new();
+    let registry = json!({
+        "metadata": {"name": "corp"}, "spec": {"hosts": ["registry.corp"], "quarantine": {"provider": "Managed"}},
+        "status": {"adoption": {"instant": "2026-01-01T12:29:00Z", "completed": "2026-01-01T12:30:00Z"}},
+    });
+    assert!(world.index.apply_registry(&serde_json::from_value::<Registry>(registry).unwrap()));
+    world.keeper = "None";
+    world.policy(&json!({"require": {"unmanaged": "Allow"}}));
+    world.image(&["Unmanaged"]);
+    world.run("before", NOON);
+    assert_eq!(world.told(), []);
+    world.run("after", "2026-01-01T13:00:00Z");
+    assert_eq!(world.told(), [(Change::Owing, 1)]);
+}
+
+#[test]
+fn an_image_volume_by_digest_owes_like_a_container() {
+    let mut world = World::new();
+    let mut pod = World::pod_json("web-1", NOON);
+    pod = serde_json::from_value(json!({
+        "metadata": pod.metadata, "status": {"phase": "Running"},
+        "spec": {"volumes": [{"name": "models", "image": {"reference": subject()}}, {"name": "tag", "image": {"reference": "registry.corp/app:1"}}]},
+    }))
+    .unwrap();
+    world.inventory.apply(&pod);
+    let survey = world.turn();
+    assert_eq!((survey.owing, survey.policies["strict"].items[0].container.as_str()), (1, "volume"));
+    world.image(&["Quarantined"]);
+    assert_eq!(world.told(), [(Change::Breached, 1)]);
 }
 
 /// What was let in while a registry that goes before did not answer is owed until it has.

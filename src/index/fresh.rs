@@ -40,6 +40,24 @@ pub fn is_believed(known: &Known, subject: &Subject, registry: Option<&RegistryE
     known.facts.state.is_bad() || is_fresh(known, subject, registry, now)
 }
 
+/// From when on what is written of a subject, if it is good, did not say any more how it is: whoever came later was judged by asking, or let in
+/// unjudged. None where there is no such time.
+#[must_use]
+pub fn unseen_from(known: &Known, subject: &Subject, registry: &RegistryEntry) -> Option<Timestamp> {
+    if known.blank || known.facts.state.is_bad() {
+        return None;
+    }
+    let kept = known.facts.provider == Provider::from(registry.provider);
+    match registry.provider {
+        QuarantineProvider::None => None,
+        QuarantineProvider::Managed => registry.adopted.filter(|_| !kept),
+        QuarantineProvider::AzureContainerRegistry => {
+            let seen = if kept { last_seen(known, subject, Some(registry)) } else { known.facts.observed_at };
+            seen.checked_add(2 * registry.poll_interval).ok()
+        }
+    }
+}
+
 /// Seconds for which a bad state that a registry keeps is believed without asking again.
 pub const BAD_IS_FRESH: u64 = 5;
 

@@ -75,6 +75,24 @@ async fn a_greedy_namespace_delays_another_by_a_turn() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_somebody_wanted_to_know_goes_before_the_regular_look() {
+    let line = line(1, 1);
+    drop(ask(&line, Class::Admission, "first").await.unwrap());
+    let order = Arc::new(Mutex::new(Vec::new()));
+    for class in [Class::Polling, Class::Retry].repeat(7) {
+        let (line, order) = (line.clone(), order.clone());
+        tokio::spawn(async move {
+            let _turn = ask(&line, class, "").await.unwrap();
+            order.lock().push(class);
+        });
+    }
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let order = order.lock();
+    let retries = order.iter().take(7).filter(|class| **class == Class::Retry).count();
+    assert!(order.len() == 14 && retries >= 6, "but for one turn in eight: {order:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn whoever_has_slow_images_leaves_places_for_others() {
     let line = line(1_000, 16);
     let mut held = Vec::new();

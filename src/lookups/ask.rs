@@ -288,8 +288,8 @@ impl Parts {
         pass: impl FnOnce(Pass) -> Pass,
         question: impl AsyncFnOnce(RegistryClient) -> Result<T, Failure>,
     ) -> Outcome<T> {
-        let health = context.registry.map(|registry| self.sources.health(&registry.name, context.endpoint));
-        let about = context.registry.zip(health.clone()).map(|(registry, health)| About::of(context, registry, health));
+        let about = context.registry.map(|registry| About::of(context, registry, &self.sources));
+        let health = about.as_ref().map(|about| about.health().clone());
         if let Some(outage) = health.as_ref().and_then(|health| health.out()) {
             let again = match (context.class, about.clone()) {
                 (Class::Admission, Some(about)) => self.answers_again(about, !context.known).await,
@@ -299,7 +299,7 @@ impl Parts {
                 return Outcome::Unavailable(outage);
             }
         }
-        let line = self.sources.line(&context.endpoint.host, context.registry.map(AsRef::as_ref));
+        let line = about.as_ref().map_or_else(|| self.sources.line(&context.endpoint.host, None), |about| about.line().clone());
         let parts = self.clone();
         let slow = move || {
             if let Some(about) = about {

@@ -12,12 +12,14 @@ use super::{
     ask::{Context, Parts, endpoint},
     health::{Episode, FIRST_LOOK, Health, LAST_LOOK},
     keys::{Door, ProbeKey},
+    sources::Sources,
     tags::is_ours,
 };
 use crate::{
     facts::{Busy, Outage, Outcome, OutcomeKind},
     flights::{Found, Ticket},
-    line::Class,
+    image::Subject,
+    line::{Class, Line},
     metrics::{Asked, QuestionLabels},
     policy::RegistryEntry,
     registry::{Endpoint, Failure, Pass, Request, TagOrDigest},
@@ -27,10 +29,17 @@ use crate::{
 const EVIDENCE: Duration = Duration::from_secs(2);
 /// From one look at a registry's front door to the next.
 const BETWEEN_PINGS: Duration = Duration::from_millis(100);
-/// How long a question waits, while a registry is out, for a look whether it still is; and the time of that look.
+/// While a registry is out, what one request of a short look has whether it still is.
 const HALF_OPEN: Duration = Duration::from_millis(500);
+/// How long a question waits for such a look: its request may have to fetch a token first.
+const WAIT_FOR_LOOK: Duration = Duration::from_millis(750);
 /// How long what such a look found counts.
 const BETWEEN_HALF_OPEN: Duration = Duration::from_millis(250);
+/// A question that could be answered without the registry waits for a look only when the last one began longer ago than this: where questions
+/// keep coming, so do looks.
+const LOOKED_LATELY: Duration = Duration::from_secs(1);
+/// Requests of a look-up that needs a token: refused with a challenge, the token, and once more.
+const REQUESTS: u32 = 3;
 /// The least time that a probe has.
 const SHORTEST_PROBE: Duration = Duration::from_millis(500);
 
@@ -41,17 +50,19 @@ pub(super) struct About {
     endpoint: Endpoint,
     access: Access,
     health: Arc<Health>,
+    line: Line,
     namespace: Arc<str>,
     repository: Arc<str>,
 }
 
 impl About {
-    pub(super) fn of(context: &Context<'_>, registry: &RegistryEntry, health: Arc<Health>) -> Self {
+    pub(super) fn of(context: &Context<'_>, registry: &RegistryEntry, sources: &Sources) -> Self {
         Self {
             registry: registry.name.as_str().into(),
             endpoint: context.endpoint.clone(),
             access: context.access.clone(),
-            health,
+            health: sources.health(&registry.name, context.endpoint),
+            line: sources.line(&context.endpoint.host, Some(registry)),
             namespace: context.namespace.into(),
             repository: context.repository.into(),
         }
@@ -68,6 +79,14 @@ impl About {
     pub(super) fn ticket(&self) -> Ticket<'_> {
         ticket(&self.registry)
     }
+
+    pub(super) const fn health(&self) -> &Arc<Health> {
+        &self.health
+    }
+
+    pub(super) const fn line(&self) -> &Line {
+        &self.line
+    }
 }
 
 impl Parts {
@@ -76,7 +95,7 @@ impl Parts {
             return Outcome::Busy(Busy::UNLISTED);
         };
         let deadline = Instant::now() + context.endpoint.timeout;
-        let about = About::of(context, registry, self.sources.health(&registry.name, context.endpoint));
+        let about = About::of(context, registry, &self.sources);
         if let Some(outage) = about.health.out() {
             // Somebody else has found it out meanwhile.
             return Outcome::Unavailable(outage);
@@ -104,6 +123,7 @@ impl Parts {
     /// A registry is out, by evidence about itself.
     fn found_out(self: &Arc<Self>, about: &About, outage: &Outage) {
         if let Some(episode) = about.health.found_out(outage) {
+            about.health.note_look();
             tracing::warn!(registry = &*about.registry, host = about.endpoint.host, outage = outage.message, "a registry is out");
             tokio::spawn(self.clone().await_recovery(about.clone(), episode));
         }
@@ -111,34 +131,71 @@ impl Parts {
 
     /// Whether a registry is well, as far as there is evidence that the author of one image cannot make: it answers about some of the images
     /// that other namespaces asked for, in other repositories. Its storage may be out while its front door is not, and the other way round.
-    /// Where there are too few such images, whether it answers anything at all.
+    /// Where there are too few such images, whether it answers anything at all. One that asks for no requests for a while has answered.
+    ///
+    /// No single request has more than `time`.
     async fn is_well(&self, about: &About, besides: Option<(&str, &str)>, time: Duration) -> bool {
         let mut endpoint = about.endpoint.clone();
         endpoint.timeout = time;
+        self.read_written(about);
         let Some(canaries) = about.health.canaries(besides).filter(|_| is_ours(&about.access)) else {
-            // Twice: one answer in ten that is an error makes no outage.
-            endpoint.timeout = time.saturating_sub(BETWEEN_PINGS) / 2;
-            for wait in [Duration::ZERO, BETWEEN_PINGS] {
-                tokio::time::sleep(wait).await;
-                if !matches!(self.client.within(Pass::free(endpoint.timeout)).ping(&endpoint).await, Err(Failure::Outage(_))) {
-                    return true;
-                }
-            }
-            return false;
+            return self.answers_at_all(&endpoint, &about.line, time).await;
         };
         let ask = canaries.iter().map(|canary| {
-            let client = self.client.within(Pass::free(endpoint.timeout));
+            let client = self.client.within(Pass::past(about.line.clone(), REQUESTS * time).each(time));
             let (endpoint, credentials) = (&endpoint, &about.access.credentials);
             async move { client.resolve(endpoint, credentials, &canary.repository, TagOrDigest::Digest(&canary.digest)).await }
         });
         let mut asked: FuturesUnordered<_> = ask.collect();
         while let Some(end) = asked.next().await {
             // One answer is enough.
-            if !matches!(end, Err(Failure::Outage(_))) {
+            if !is_silence(&end) {
                 return true;
             }
         }
         false
+    }
+
+    /// Whether its front door answers. It is asked twice, for one answer in ten that is an error makes no outage: again when the first comes to
+    /// nothing, or beside it when that takes long.
+    async fn answers_at_all(&self, endpoint: &Endpoint, line: &Line, time: Duration) -> bool {
+        let end = Instant::now() + time;
+        let ping = async || {
+            let left = end.saturating_duration_since(Instant::now());
+            !is_silence(&self.client.within(Pass::past(line.clone(), left)).ping(endpoint).await)
+        };
+        let mut first = std::pin::pin!(ping());
+        match tokio::time::timeout(time / 2, &mut first).await {
+            Ok(true) => true,
+            Ok(false) => {
+                tokio::time::sleep(BETWEEN_PINGS).await;
+                ping().await
+            }
+            Err(_) => {
+                let mut second = std::pin::pin!(ping());
+                tokio::select! {
+                    well = &mut first => well || second.await,
+                    well = &mut second => well || first.await,
+                }
+            }
+        }
+    }
+
+    /// Reads from what is written which images the registry has answered about, whichever replica asked, unless that was done a moment ago.
+    fn read_written(&self, about: &About) {
+        if !about.health.wants_written() {
+            return;
+        }
+        let index = self.index.read();
+        let rules = index.rules();
+        let ours = |subject: &Subject| {
+            let registry = rules.registry_for(subject.registry(), subject.repository());
+            *subject.registry() == *about.endpoint.host && registry.is_some_and(|registry| *registry.name == *about.registry)
+        };
+        let seen = index.images().filter(|(subject, known)| !known.blank && ours(subject));
+        about.health.learn_written(
+            seen.filter_map(|(subject, known)| Some((known.first_seen_in.as_deref()?, subject.repository(), subject.digest()))),
+        );
     }
 
     /// Looks whether it is well, for whoever's question was not answered.
@@ -179,7 +236,8 @@ impl Parts {
 
     /// Whether a registry that is out answers again, for a question that came meanwhile: one look for all of them, so that the first review after
     /// a recovery is answered by the registry and not by what was true a few seconds ago. What was asked before the question came may have been
-    /// asked before the recovery: such a look that found nothing is followed by another.
+    /// asked before the recovery: such a look that found nothing is followed by another. A question that could be answered without the registry
+    /// need not `wait` where looks keep coming.
     pub(super) async fn answers_again(self: &Arc<Self>, about: About, wait: bool) -> bool {
         let key = ProbeKey::Again(about.door());
         let look = || {
@@ -193,16 +251,20 @@ impl Parts {
                 Found { value: well, fresh_for: BETWEEN_HALF_OPEN }
             }
         };
-        if !wait {
+        let came = Instant::now();
+        let lately = about.health.last_look().is_some_and(|last| came.duration_since(last) < LOOKED_LATELY);
+        if !wait && lately {
             self.probes.launch(key, about.ticket(), look);
             return false;
         }
-        let came = Instant::now();
-        let within = || Instant::now() + HALF_OPEN;
-        let mut well = match self.probes.peek(&key) {
-            Some(well) => return well,
-            None => self.probes.get(key.clone(), about.ticket(), within(), look).await.unwrap_or_default(),
-        };
+        match self.probes.peek(&key) {
+            Some(true) => return true,
+            // That look began before the question came.
+            Some(false) => tokio::time::sleep(BETWEEN_HALF_OPEN).await,
+            None => {}
+        }
+        let within = || Instant::now() + WAIT_FOR_LOOK;
+        let mut well = self.probes.get(key.clone(), about.ticket(), within(), look).await.unwrap_or_default();
         if !well && about.health.last_look() < Some(came) {
             self.probes.forget(|held, _| *held == key);
             well = self.probes.get(key, about.ticket(), within(), look).await.unwrap_or_default();
@@ -232,14 +294,20 @@ impl Parts {
     pub(super) async fn refuses_everything(self: &Arc<Self>, context: &Context<'_>, registry: &RegistryEntry) -> bool {
         let key = ProbeKey::Refuses(Door::new(&registry.name, context.endpoint), context.access.identity);
         let deadline = Instant::now() + context.endpoint.timeout;
-        let (parts, endpoint, credentials) = (self.clone(), context.endpoint.clone(), context.access.credentials.clone());
+        let (endpoint, credentials) = (context.endpoint.clone(), context.access.credentials.clone());
+        let client = self.client.within(Pass::past(self.sources.line(&endpoint.host, Some(registry)), endpoint.timeout));
         let ask = || async move {
             let request = Request { method: http::Method::GET, path: "/v2/", scopes: &[], body: None };
-            let refuses = matches!(parts.client.request(&endpoint, &credentials, request).await, Err(Failure::Unauthorized(_)));
+            let refuses = matches!(client.request(&endpoint, &credentials, request).await, Err(Failure::Unauthorized(_)));
             Found { value: refuses, fresh_for: EVIDENCE }
         };
         self.probes.get(key, ticket(&registry.name), deadline, ask).await.unwrap_or_default()
     }
+}
+
+/// Nothing came back that is an answer.
+const fn is_silence<T>(end: &Result<T, Failure>) -> bool {
+    matches!(end, Err(Failure::Outage(_)))
 }
 
 fn probe_time(endpoint: &Endpoint) -> Duration {

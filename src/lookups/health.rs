@@ -4,13 +4,15 @@
 //! registry: that it answers nothing at all, or about none of the images that others asked for and that it answered about before. Their
 //! authors may be one and the same, with many namespaces and repositories, and make all of those slow. So of each namespace one image is
 //! remembered, however often it asks; which namespaces those are is left to chance, and no asking changes it; and a single answer about any
-//! of them is enough to know that the registry is well. What the leader asks by itself is always among them.
+//! of them is enough to know that the registry is well. What the leader asks by itself is always among them, and so is what is written, so
+//! that a replica which began a moment ago has more to go by than what was asked of it since.
 //!
 //! Once it is found out, whoever waits in line is told at once instead of waiting for one more time-out. One task looks for the end of
 //! it, soon and then every few seconds, whether anybody asks or not; and who asks meanwhile waits a moment for one short look that all of them share,
 //! so that the first question after a recovery is answered by the registry.
 
 use std::{
+    collections::BTreeMap,
     hash::{BuildHasher as _, RandomState},
     sync::{
         Arc,
@@ -28,6 +30,8 @@ use crate::{facts::Outage, image::Digest};
 const MOST_CANARIES: usize = 16;
 /// With fewer repositories than this among those of others there is no evidence.
 const FEWEST_CANARIES: usize = 2;
+/// For how long it is not read again what is written.
+const WRITTEN: Duration = Duration::from_secs(60);
 /// When to look again whether it is well: this, doubled each time.
 pub(super) const FIRST_LOOK: Duration = Duration::from_millis(500);
 /// And at the most. What is said meanwhile rests on evidence that is no older than this and one probe.
@@ -40,8 +44,10 @@ pub(super) struct Health {
     episodes: AtomicU64,
     /// When the last short look at it began.
     looked: Mutex<Option<Instant>>,
-    /// Each of another namespace, with that namespace's rank. The least ranks stay.
-    canaries: Mutex<Vec<(u64, Canary)>>,
+    /// Each of another namespace. The least ranks stay.
+    canaries: Mutex<Vec<Ranked>>,
+    /// The same out of what is written, and when that was read.
+    written: Mutex<(Option<Instant>, Vec<Ranked>)>,
     ranks: RandomState,
 }
 
@@ -52,6 +58,7 @@ impl Default for Health {
             episodes: AtomicU64::new(0),
             looked: Mutex::default(),
             canaries: Mutex::default(),
+            written: Mutex::default(),
             ranks: RandomState::new(),
         }
     }
@@ -69,6 +76,9 @@ pub(super) struct Canary {
     pub(super) repository: Arc<str>,
     pub(super) digest: Digest,
 }
+
+/// With the rank of its namespace.
+type Ranked = (u64, Canary);
 
 impl Health {
     /// The outage, while it is out.
@@ -125,17 +135,50 @@ impl Health {
         }
     }
 
+    /// Whether it is long since it was read what is written. Whoever is told so has to [read](Self::learn_written) it.
+    pub(super) fn wants_written(&self) -> bool {
+        let (read, now) = (&mut self.written.lock().0, Instant::now());
+        let wants = read.is_none_or(|read| now.duration_since(read) >= WRITTEN);
+        if wants {
+            *read = Some(now);
+        }
+        wants
+    }
+
+    /// What is written that it answered about: namespace, repository, digest.
+    pub(super) fn learn_written<'w>(&self, images: impl Iterator<Item = (&'w str, &'w str, &'w Digest)>) {
+        let mut least = BTreeMap::new();
+        for (namespace, repository, digest) in images {
+            let rank = self.ranks.hash_one(namespace);
+            if least.len() < MOST_CANARIES || least.last_key_value().is_some_and(|(last, _)| rank < *last) {
+                least.entry(rank).or_insert((namespace, repository, digest));
+                if least.len() > MOST_CANARIES {
+                    least.pop_last();
+                }
+            }
+        }
+        let canary = |(rank, (namespace, repository, digest)): (u64, (&str, &str, &Digest))| {
+            (rank, Canary { namespace: namespace.into(), repository: repository.into(), digest: digest.clone() })
+        };
+        self.written.lock().1 = least.into_iter().map(canary).collect();
+    }
+
     /// What to ask about when a namespace's question about a repository is not answered: images of other namespaces, each of another
     /// repository. None where there are too few of them to say anything.
     pub(super) fn canaries(&self, besides: Option<(&str, &str)>) -> Option<Vec<Canary>> {
-        let canaries = self.canaries.lock();
+        let mut held = self.canaries.lock().clone();
+        // What was asked here comes first of what is of one namespace.
+        held.extend(self.written.lock().1.iter().cloned());
+        held.sort_by_key(|(rank, _)| *rank);
         let mut others: Vec<Canary> = Vec::new();
-        for (_, held) in &*canaries {
+        for (_, held) in held {
             let other = besides.is_none_or(|(namespace, repository)| *held.namespace != *namespace && *held.repository != *repository);
-            if other && !others.iter().any(|other| other.repository == held.repository) {
-                others.push(held.clone());
+            let like = |other: &Canary| other.namespace == held.namespace || other.repository == held.repository;
+            if other && !others.iter().any(like) {
+                others.push(held);
             }
         }
+        others.truncate(MOST_CANARIES);
         (others.len() >= FEWEST_CANARIES).then_some(others)
     }
 }
@@ -203,5 +246,25 @@ mod tests {
             health.answered(&format!("n{number}"), &format!("r{number}"), &digest(0));
         }
         assert_eq!(repositories(&health, None).unwrap(), before);
+    }
+
+    #[test]
+    fn what_is_written_counts_like_what_was_asked() {
+        let health = Health::default();
+        assert!(health.wants_written() && !health.wants_written(), "once a minute");
+        health.learn_written([("x", "a", &digest(1)), ("x", "b", &digest(2)), ("y", "c", &digest(3))].into_iter());
+        assert_eq!(repositories(&health, None), Some(vec!["a".into(), "c".into()]), "one image a namespace");
+        assert_eq!(repositories(&health, Some(("x", "z"))), None, "one other says too little");
+        health.answered("z", "d", &digest(4));
+        assert_eq!(repositories(&health, Some(("x", "z"))), Some(vec!["c".into(), "d".into()]));
+        // Whoever asks here is one among all who ever asked anywhere.
+        let (same, many): (Digest, Vec<String>) = (digest(0), (0..1_000).map(|number| format!("n{number}")).collect());
+        health.learn_written(many.iter().map(|name| (name.as_str(), name.as_str(), &same)));
+        for number in 0..MOST_CANARIES {
+            health.answered(&format!("greedy{number}"), &format!("greedy{number}"), &digest(0));
+        }
+        let picked = repositories(&health, None).unwrap();
+        assert_eq!(picked.len(), MOST_CANARIES);
+        assert!(picked.iter().filter(|name| name.starts_with('n')).count() >= 8, "by chance, and most are of others: {picked:?}");
     }
 }

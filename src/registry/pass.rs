@@ -19,9 +19,13 @@ const LONGEST_WAIT: Duration = Duration::from_secs(120);
 /// The clock runs only while something is under way at the registry: to wait in our own line says nothing about a registry, and must not look
 /// as if it were slow.
 pub struct Pass {
-    line: Option<(Line, Class, Box<str>)>,
+    line: Option<Line>,
+    /// Where it stands in line. What has no place waits behind nobody.
+    place: Option<(Class, Box<str>)>,
     /// What it may take in all.
     whole: Duration,
+    /// What one of its requests may take.
+    each: Duration,
     clock: Mutex<Clock>,
     /// Tells when the registry is found to be out.
     out: Option<watch::Receiver<Option<Outage>>>,
@@ -52,15 +56,27 @@ impl fmt::Debug for Pass {
 impl Pass {
     /// Turns in a line, on behalf of a namespace, and this much time. `slow` is called once, when half of it is over.
     pub fn new(line: Line, class: Class, namespace: &str, whole: Duration, slow: impl FnOnce() + Send + 'static) -> Self {
-        Self { line: Some((line, class, namespace.into())), slow: Mutex::new(Some(Box::new(slow))), ..Self::free(whole) }
+        let place = Some((class, namespace.into()));
+        Self { line: Some(line), place, slow: Mutex::new(Some(Box::new(slow))), ..Self::free(whole) }
     }
 
-    /// Time, and neither a line nor a connection that others wait for: for what must not wait behind others, such as the question whether the
-    /// registry is alive.
+    /// Time, and neither a line nor a connection that others wait for: for what must not wait behind others.
     #[must_use]
     pub fn free(whole: Duration) -> Self {
         let clock = Clock { sending: 0, since: Instant::now(), spent: Duration::ZERO };
-        Self { line: None, whole, clock: Mutex::new(clock), out: None, needless: None, slow: Mutex::default() }
+        Self { line: None, place: None, whole, each: whole, clock: Mutex::new(clock), out: None, needless: None, slow: Mutex::default() }
+    }
+
+    /// The same past those who stand in this line, for the question whether the registry is alive: but not while it asks for no requests at all.
+    #[must_use]
+    pub fn past(line: Line, whole: Duration) -> Self {
+        Self { line: Some(line), ..Self::free(whole) }
+    }
+
+    /// No single request takes longer than this.
+    #[must_use]
+    pub fn each(self, each: Duration) -> Self {
+        Self { each, ..self }
     }
 
     /// Asks, when its turn has come, whether there is still something to find out.
@@ -77,12 +93,16 @@ impl Pass {
 
     /// It waits behind nobody.
     pub(super) const fn is_free(&self) -> bool {
-        self.line.is_none()
+        self.place.is_none()
     }
 
     /// Waits for a turn.
     pub(super) async fn turn(&self) -> Result<Option<Turn>, Failure> {
-        let Some((line, class, namespace)) = &self.line else { return Ok(None) };
+        let Some(line) = &self.line else { return Ok(None) };
+        let Some((class, namespace)) = &self.place else {
+            let held = |retry_after| Failure::Held(Busy { cause: BusyCause::Throttled, retry_after });
+            return line.closed().map_or(Ok(None), |wait| Err(held(wait)));
+        };
         let found_out = async {
             if let Some(mut out) = self.out.clone()
                 && let Ok(out) = out.wait_for(Option::is_some).await
@@ -106,29 +126,29 @@ impl Pass {
 
     /// Tells the line that the registry bears it.
     pub(super) fn answered(&self) {
-        if let Some((line, ..)) = &self.line {
+        if let Some(line) = &self.line {
             line.answered();
         }
     }
 
     /// Tells the line that the registry asks for fewer requests, and for none for a while if it names one. Returns for how long there will be none.
     pub(super) fn throttled(&self, named: Option<Duration>) -> Option<Duration> {
-        self.line.as_ref().map(|(line, ..)| line.throttled(named)).or(named)
+        self.line.as_ref().map(|line| line.throttled(named)).or(named)
     }
 
     /// Lets one request take what time is left.
     pub(super) async fn within<T>(&self, peer: &str, request: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
         let running = self.start();
-        let mut request = std::pin::pin!(request);
+        let mut request = std::pin::pin!(tokio::time::timeout(self.left().min(self.each), request));
         let until_slow = self.left().saturating_sub(self.whole / 2);
         let end = match tokio::time::timeout(until_slow, &mut request).await {
-            Ok(end) => Ok(end),
+            Ok(end) => end,
             Err(_) => {
                 let slow = self.slow.lock().take();
                 if let Some(slow) = slow {
                     slow();
                 }
-                tokio::time::timeout(self.left(), &mut request).await
+                request.await
             }
         };
         drop(running);
@@ -230,5 +250,22 @@ mod tests {
         drop(tokio::time::timeout(Duration::from_millis(50), pass.within("r", takes(600))).await);
         tokio::time::advance(Duration::from_secs(60)).await;
         assert_eq!(pass.within("r", takes(100)).await, Ok(7));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn past_the_line_nothing_goes_either_while_it_is_closed() {
+        let line = Line::new(&Limits { requests_per_second: 1, concurrent_requests: 1, timeout_seconds: 5 });
+        let pass = Pass::past(line.clone(), Duration::from_secs(3)).each(Duration::from_secs(1));
+        drop(line.turn(Class::Admission, "team", Duration::ZERO).await);
+        assert!(matches!(pass.turn().await, Ok(None)), "it waits behind nobody");
+        for _ in 0..2 {
+            assert_eq!(pass.within("r", takes(900)).await, Ok(7));
+        }
+        assert!(matches!(pass.within("r", takes(1_100)).await, Err(Failure::Outage(_))), "there is more left, but not for one");
+        assert_eq!(pass.throttled(Some(Duration::from_secs(30))), Some(Duration::from_secs(30)));
+        let Err(Failure::Held(busy)) = pass.turn().await else { panic!("the registry asks for no requests") };
+        assert_eq!(busy, Busy { cause: BusyCause::Throttled, retry_after: Duration::from_secs(30) });
+        tokio::time::advance(Duration::from_secs(31)).await;
+        assert!(matches!(pass.turn().await, Ok(None)));
     }
 }

@@ -57,7 +57,7 @@ fn outage() -> Outage {
 
 fn every_outcome() -> Vec<Outcome<Facts>> {
     let busy = |cause| Outcome::Busy(Busy { cause, retry_after: Duration::from_secs(1) });
-    vec![
+    let mut all = vec![
         Outcome::Found(facts(State::Released)),
         Outcome::Found(facts(State::Unmanaged)),
         Outcome::Found(facts(State::Pending)),
@@ -71,108 +71,113 @@ fn every_outcome() -> Vec<Outcome<Facts>> {
         Outcome::Pending("slow".into()),
         Outcome::Unavailable(outage()),
         Outcome::Unauthorized("401".into()),
-        busy(BusyCause::Deadline),
-        busy(BusyCause::Throttled),
-        busy(BusyCause::Limit),
-        busy(BusyCause::QueueFull),
-        busy(BusyCause::Share),
-        busy(BusyCause::Unlisted),
-    ]
+    ];
+    all.extend(every_cause().map(busy));
+    all
 }
 
-/// What was known before: nothing, good a minute ago, good long ago, bad.
+/// Does not compile once there is another.
+fn every_cause() -> impl Iterator<Item = BusyCause> {
+    let after = |cause: &BusyCause| match cause {
+        BusyCause::Deadline => Some(BusyCause::Throttled),
+        BusyCause::Throttled => Some(BusyCause::Limit),
+        BusyCause::Limit => Some(BusyCause::QueueFull),
+        BusyCause::QueueFull => Some(BusyCause::Share),
+        BusyCause::Share => Some(BusyCause::Unlisted),
+        BusyCause::Unlisted => Some(BusyCause::Credentials),
+        BusyCause::Credentials => Some(BusyCause::Unproven),
+        BusyCause::Unproven => Some(BusyCause::Unread),
+        BusyCause::Unread => None,
+    };
+    std::iter::successors(Some(BusyCause::Deadline), after)
+}
+
+/// What was known before: nothing, good a minute ago, good long ago, that nobody keeps the flag, that nobody knew, bad.
 fn every_last() -> Vec<Option<(Facts, Timestamp)>> {
     let ago = |seconds: i64| now() - jiff::SignedDuration::from_secs(seconds);
     vec![
         None,
         Some((facts(State::Released), ago(60))),
         Some((facts(State::Released), ago(7_200))),
+        Some((facts(State::Unmanaged), ago(60))),
+        Some((facts(State::Pending), ago(60))),
         Some((facts(State::Quarantined), ago(60))),
         Some((facts(State::Failed), ago(7_200))),
     ]
 }
 
-/// The table of the design, written down a second time in other words, against every outcome under every knob.
-#[test]
-fn every_row_under_every_knob() {
+/// Every setting of the knobs, and of what becomes of images for which nobody keeps a flag.
+fn every_knob() -> Vec<(WhenUnknown, Allowance)> {
     let both = [Allowance::Deny, Allowance::Allow];
-    let mut walked = 0;
-    for outcome in every_outcome() {
-        for last in every_last() {
-            for listed in [true, false] {
-                for pending in both {
-                    for unavailable in both {
-                        for unauthorized in both {
-                            for good_for in [0, 3_600] {
-                                let policy = policy(|spec| {
-                                    spec.require.unmanaged = Allowance::Allow;
-                                    spec.when_unknown = WhenUnknown {
-                                        pending,
-                                        registry_unavailable: unavailable,
-                                        unauthorized,
-                                        last_known_good_for: ShortDuration::from_secs(good_for),
-                                    };
-                                });
-                                let mut seen = sight(outcome.clone());
-                                seen.last = last.clone().map(|(facts, at)| (Arc::new(facts), at));
-                                seen.listed = listed;
-                                let bad = last.as_ref().is_some_and(|(facts, _)| facts.state.is_bad());
-                                let grace = good_for == 3_600
-                                    && last.as_ref().is_some_and(|(facts, at)| {
-                                        facts.state == State::Released && now().duration_since(*at).as_secs() <= 3_600
-                                    });
-                                let expected = match (&outcome, listed) {
-                                    (Outcome::Found(facts), _) if matches!(facts.state, State::Released | State::Unmanaged) => "admit",
-                                    (Outcome::Found(facts), _) if facts.state.is_bad() => "refuse",
-                                    (
-                                        Outcome::Absent | Outcome::Hidden | Outcome::Refused | Outcome::Blocked(_) | Outcome::Misbehaved(_),
-                                        _,
-                                    ) => "refuse",
-                                    (Outcome::Unauthorized(_), false) => "refuse",
-                                    _ if bad => "refuse",
-                                    (Outcome::Found(_) | Outcome::Pending(_) | Outcome::Unavailable(_), false) => "later",
-                                    (Outcome::Busy(_), _) => "later",
-                                    _ if grace => "admit",
-                                    (Outcome::Found(_) | Outcome::Pending(_), _) => {
-                                        if pending == Allowance::Allow {
-                                            "admit"
-                                        } else {
-                                            "later"
-                                        }
-                                    }
-                                    (Outcome::Unavailable(_), true) => {
-                                        if unavailable == Allowance::Allow {
-                                            "admit"
-                                        } else {
-                                            "later"
-                                        }
-                                    }
-                                    (Outcome::Unauthorized(_), true) => {
-                                        if unauthorized == Allowance::Allow {
-                                            "admit"
-                                        } else {
-                                            "later"
-                                        }
-                                    }
-                                };
-                                let got = match settled(&policy, &seen) {
-                                    Settled::Admit(_) => "admit",
-                                    Settled::Refuse(_) => "refuse",
-                                    Settled::Later(..) => "later",
-                                };
-                                assert_eq!(
-                                    got, expected,
-                                    "{outcome:?} last={last:?} listed={listed} {pending:?} {unavailable:?} {unauthorized:?} {good_for}"
-                                );
-                                walked += 1;
-                            }
-                        }
+    let mut all = Vec::new();
+    for pending in both {
+        for registry_unavailable in both {
+            for unauthorized in both {
+                for unmanaged in both {
+                    for seconds in [0, 3_600] {
+                        let last_known_good_for = ShortDuration::from_secs(seconds);
+                        all.push((WhenUnknown { pending, registry_unavailable, unauthorized, last_known_good_for }, unmanaged));
                     }
                 }
             }
         }
     }
-    assert_eq!(walked, 19 * 5 * 2 * 16);
+    all
+}
+
+/// The table of the design, written down a second time in other words.
+fn expected(seen: &Sight, knobs: &WhenUnknown, unmanaged: Allowance) -> &'static str {
+    let opens = |knob: Allowance, basis| if knob == Allowance::Allow { basis } else { "later" };
+    let last = seen.last.as_ref().map(|(facts, at)| (facts.state, now().duration_since(*at).as_secs()));
+    let bad = last.is_some_and(|(state, _)| matches!(state, State::Quarantined | State::Failed));
+    let good = last.is_some_and(|(state, age)| {
+        let state = state == State::Released || (state == State::Unmanaged && unmanaged == Allowance::Allow);
+        state && knobs.last_known_good_for.as_secs() == 3_600 && age <= 3_600
+    });
+    let slow = matches!(&seen.outcome, Outcome::Pending(_) | Outcome::Found(_));
+    match (&seen.outcome, seen.listed) {
+        // Nobody can keep a flag there.
+        (_, false) if unmanaged == Allowance::Deny => "refuse",
+        (Outcome::Found(facts), _) if facts.state == State::Released => "KnownFacts",
+        (Outcome::Found(facts), _) if facts.state == State::Unmanaged && unmanaged == Allowance::Allow => "KnownFacts",
+        (Outcome::Found(facts), _) if facts.state != State::Pending => "refuse",
+        (Outcome::Absent | Outcome::Hidden | Outcome::Refused | Outcome::Blocked(_) | Outcome::Misbehaved(_), _) => "refuse",
+        (Outcome::Unauthorized(_), false) => "refuse",
+        _ if bad => "refuse",
+        (Outcome::Busy(_), _) | (Outcome::Found(_) | Outcome::Pending(_) | Outcome::Unavailable(_), false) => "later",
+        // The author of a tag may move it and be slow about that.
+        _ if good && (seen.certain || !slow) => "LastKnownGood",
+        (Outcome::Found(_) | Outcome::Pending(_), true) => opens(knobs.pending, "OpenPending"),
+        (Outcome::Unavailable(_), true) => opens(knobs.registry_unavailable, "OpenUnavailable"),
+        (Outcome::Unauthorized(_), true) => opens(knobs.unauthorized, "OpenUnauthorized"),
+    }
+}
+
+#[test]
+fn every_row_under_every_knob() {
+    let mut walked = 0;
+    for (knobs, unmanaged) in every_knob() {
+        let policy = policy(|spec| {
+            spec.require.unmanaged = unmanaged;
+            spec.when_unknown = knobs.clone();
+        });
+        for outcome in every_outcome() {
+            for last in every_last() {
+                for (listed, certain) in [(false, false), (false, true), (true, false), (true, true)] {
+                    let last = last.clone().map(|(facts, at)| (Arc::new(facts), at));
+                    let seen = Sight { last, listed, certain, source: Source::Known, ..sight(outcome.clone()) };
+                    let got = match settled(&policy, &seen) {
+                        Settled::Admit(basis) => basis.as_str(),
+                        Settled::Refuse(_) => "refuse",
+                        Settled::Later(..) => "later",
+                    };
+                    assert_eq!(got, expected(&seen, &knobs, unmanaged), "{seen:?} {knobs:?} {unmanaged:?}");
+                    walked += 1;
+                }
+            }
+        }
+    }
+    assert_eq!(walked, 22 * 7 * 4 * 32);
 }
 
 #[test]

@@ -179,6 +179,74 @@ async fn namespaces_of_one_author_say_nothing_about_the_registry() {
     }
 }
 
+/// A replica that began a moment ago was asked about nothing but what is slow: there is more to go by, for others have asked other replicas.
+#[tokio::test(start_paused = true)]
+async fn namespaces_of_one_author_say_nothing_to_a_replica_that_just_began() {
+    let registry = well().await;
+    let world = World::new(open_for_outages()).with(&Listed::new(&registry).shown("robot", "gull"));
+    for number in 0..20 {
+        let (namespace, repository) = (format!("modest-{number}"), format!("modest/{number}"));
+        let digest = registry.push_image(&repository, "1", &repository);
+        world.write_of(&namespace, &format!("{}/{repository}@{digest}", registry.host()), "Unmanaged", "None", None);
+    }
+    for number in 0..3 {
+        registry.push_image(&format!("greedy-{number}/app"), "1", "greedy");
+        let image = format!("{}/greedy-{number}/app:1", registry.host());
+        world.ask_from(&format!("greedy-{number}"), &image, PATIENCE).await.admits("Registry");
+        registry.quirk(format!("greedy-{number}/app").as_str(), Quirk::Hang);
+    }
+    for image in &random_digests(&registry, "greedy-0/app")[..3] {
+        let answer = world.ask_from("greedy-0", image, PATIENCE).await;
+        answer.waits(5, "Registry", "not known yet: the registry is well, but did not answer about this image");
+    }
+}
+
+/// Nearly as slow as a registry may be whose `timeoutSeconds` is 5: to answer late is no outage, nor does it make one last.
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_takes_its_time_is_well() {
+    let registry = FakeRegistry::start().await;
+    registry.quirk("*", Quirk::Delay(Duration::from_millis(2_300)));
+    registry.quirk("greedy/app", Quirk::Hang);
+    let world = World::new(open_for_outages()).with(&Listed::new(&registry));
+    for image in &random_digests(&registry, "greedy/app")[..3] {
+        let answer = world.ask_from("greedy", image, PATIENCE).await;
+        answer.waits(5, "Registry", "not known yet: the registry is well, but did not answer about this image");
+    }
+}
+
+/// A canary needs a token first, as the last one has expired: three answers, none of them late.
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_takes_its_time_over_tokens_is_well() {
+    let registry = FakeRegistry::builder().access(Access::Bearer(TokenServer::for_user("robot", "gull"))).start().await;
+    let world = World::new(open_for_outages()).with(&Listed::new(&registry).shown("robot", "gull"));
+    for namespace in ["one", "two"] {
+        registry.push_image(&format!("{namespace}/app"), "1", namespace);
+        world.ask_from(namespace, &format!("{}/{namespace}/app:1", registry.host()), PATIENCE).await.admits("Registry");
+    }
+    registry.revoke_tokens();
+    registry.quirk("*", Quirk::Delay(Duration::from_millis(1_200)));
+    registry.quirk("greedy/app", Quirk::Hang);
+    let answer = world.ask_from("greedy", &random_digests(&registry, "greedy/app")[0], PATIENCE).await;
+    answer.waits(5, "Registry", "not known yet: the registry is well, but did not answer about this image");
+}
+
+/// It has answered, that it is not to be asked for a while; so nobody asks it whether it is alive.
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_asks_to_be_left_alone_is_well_and_left_alone() {
+    let registry = FakeRegistry::start().await;
+    registry.quirk("greedy/app", Quirk::Hang);
+    registry.quirk("busy/app", Quirk::ThrottledFor(Duration::from_secs(30)));
+    let world = World::new(open_for_outages()).with(&Listed::new(&registry));
+    let (slow, busy) = (random_digests(&registry, "greedy/app"), random_digests(&registry, "busy/app"));
+    let (answer, throttled) = tokio::join!(world.ask_from("greedy", &slow[0], PATIENCE), async {
+        sleep(Duration::from_millis(100)).await;
+        world.ask_from("busy", &busy[0], PATIENCE).await
+    });
+    throttled.waits(30, "Deadline", "the registry asks to wait 30 s before it is asked again");
+    answer.waits(5, "Registry", "not known yet: the registry is well, but did not answer about this image");
+    assert_eq!(registry.requests().len(), 2, "{:?}", registry.log());
+}
+
 /// A front door that is broken says nothing as long as the storage behind it answers.
 #[tokio::test(start_paused = true)]
 async fn a_registry_that_answers_about_images_is_well_though_its_front_door_is_broken() {

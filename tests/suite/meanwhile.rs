@@ -10,8 +10,8 @@ use serde_json::json;
 use tokio::time::sleep;
 
 use crate::support::{
-    registry::{FakeRegistry, Quirk},
-    world::{Answer, Listed, PATIENCE, World, open, open_for_outages, shut},
+    registry::{FakeRegistry, Fault, Quirk},
+    world::{Answer, Asks, Listed, PATIENCE, World, open, open_for_outages, shut},
 };
 
 const SLOW: Duration = Duration::from_millis(4_900);
@@ -345,16 +345,108 @@ async fn hanging() -> (FakeRegistry, World, [String; 3]) {
     (registry, world, images)
 }
 
-/// Nobody has noticed yet that the registry is well; whoever asks first is answered by it all the same, and not out of the outage.
+/// Nobody has noticed yet that the registry is well; whoever asks first is answered by it all the same, and not out of the outage, however long ago
+/// the last look was.
 #[tokio::test(start_paused = true)]
 async fn after_an_outage_the_first_review_is_answered_by_the_registry() {
-    let (registry, world, images) = hanging().await;
-    let known = world.ask(&images[1]).await;
-    known.admits("OpenUnavailable");
-    assert!(known.took <= Duration::from_millis(600), "whoever asks in an outage waits for one short look: {:?}", known.took);
-    sleep(Duration::from_millis(300)).await;
+    for since in [0, 100, 200, 300, 400] {
+        let (registry, world, images) = hanging().await;
+        let known = world.ask(&images[1]).await;
+        known.admits("OpenUnavailable");
+        assert!(known.took <= Duration::from_millis(800), "whoever asks in an outage waits for one short look: {:?}", known.took);
+        sleep(Duration::from_millis(since)).await;
+        registry.clear_quirks();
+        // As far away as many are.
+        registry.quirk("*", Quirk::Delay(Duration::from_millis(200)));
+        world.ask(&images[2]).await.refuses("in quarantine since");
+    }
+}
+
+/// So is the first one about a tag that was good before: it may stand for another image by now.
+#[tokio::test(start_paused = true)]
+async fn after_an_outage_the_first_review_of_a_known_tag_is_answered_by_the_registry() {
+    let registry = FakeRegistry::start().await;
+    let world = World::new(open()).with(&Listed::new(&registry).kept_by(QuarantineProvider::Managed));
+    let [app, other] = ["app", "other"].map(|name| format!("{}/team/{name}:1", registry.host()));
+    let good = registry.push_image("team/app", "1", "app");
+    registry.push_image("team/other", "1", "other");
+    world.write(&format!("{}/team/app@{good}", registry.host()), "Released", "Managed");
+    world.ask(&app).await.admits("Registry");
+    registry.quirk("*", Quirk::Hang);
+    world.ask(&other).await.admits("OpenUnavailable");
+    sleep(Duration::from_secs(21)).await;
+    let mut slowest = Duration::ZERO;
+    for number in 0..20 {
+        let answer = world.ask(&app).await;
+        answer.admits("OpenUnavailable");
+        if number > 0 {
+            slowest = slowest.max(answer.took);
+        }
+    }
+    assert!(slowest <= Duration::from_millis(1), "while looks go on nobody waits for one: {slowest:?}");
+    sleep(Duration::from_secs(2)).await;
+    registry.push_image("team/app", "1", "another");
     registry.clear_quirks();
-    world.ask(&images[2]).await.refuses("in quarantine since");
+    world.ask(&app).await.refuses("in quarantine since");
+}
+
+/// What it answered to others while it was ill says nothing once it is well.
+#[tokio::test(start_paused = true)]
+async fn what_a_registry_answered_while_it_was_ill_is_forgotten_when_it_is_well() {
+    let registry = FakeRegistry::start().await;
+    let world = World::new(open()).with(&Listed::new(&registry));
+    let [lost, slow] = ["lost", "slow"].map(|name| format!("{}/team/{name}:1", registry.host()));
+    registry.push_image("team/lost", "1", "lost");
+    registry.quirk("*", Quirk::Hang);
+    registry.fault("/team/lost/", Fault::Answer(404, Vec::new(), String::new()));
+    let (slow, lost_meanwhile) = tokio::join!(world.ask(&slow), async {
+        // Just before it is found out.
+        sleep(Duration::from_millis(4_900)).await;
+        world.ask(&lost).await
+    });
+    slow.admits("OpenUnavailable");
+    lost_meanwhile.refuses("the image was not found");
+    registry.clear_quirks();
+    registry.clear_faults();
+    world.ask(&format!("{}/team/none:1", registry.host())).await.refuses("the image was not found");
+    world.ask(&lost).await.admits("Registry");
+}
+
+/// What another replica finds out wakes whoever waits here: nobody has to wait for an answer of their own.
+#[tokio::test(start_paused = true)]
+async fn what_is_written_by_another_replica_answers_whoever_waits() {
+    for (state, admitted) in [("Released", true), ("Quarantined", false)] {
+        let registry = FakeRegistry::start().await;
+        let world = World::new(shut()).with(&Listed::new(&registry).kept_by(QuarantineProvider::Managed));
+        let image = format!("{}/team/app@{}", registry.host(), Digest::of(b"app"));
+        registry.quirk("*", Quirk::Hang);
+        let change = async {
+            sleep(Duration::from_secs(1)).await;
+            world.write_of("other", &image, state, "Managed", Some(&Digest::of(b"config").to_string()));
+        };
+        let (answer, ()) = tokio::join!(world.ask(&image), change);
+        assert_eq!((answer.allowed, answer.took.as_millis() / 10), (admitted, 100), "{answer:?}");
+    }
+}
+
+/// The images of a pod are asked for at once, and each once.
+#[tokio::test(start_paused = true)]
+async fn a_pod_waits_for_its_slowest_image_and_asks_for_none_twice() {
+    let registry = FakeRegistry::start().await;
+    registry.quirk("*", Quirk::Delay(Duration::from_millis(100)));
+    let world = World::new(shut()).with(&Listed::new(&registry).within(1_000, 100));
+    let images: Vec<String> = (0..8).map(|number| format!("{}/team/app-{number}:1", registry.host())).collect();
+    for number in 0..8 {
+        registry.push_image(&format!("team/app-{number}"), "1", &number.to_string());
+    }
+    let alone = world.ask(&images[0]).await;
+    alone.admits("Registry");
+    let asked = registry.requests().len();
+    let beside: Vec<&str> = images[1..].iter().chain(&images[1..]).map(String::as_str).collect();
+    let answer = world.ask_as(&Asks { beside: &beside[1..], ..Asks::default() }, beside[0], PATIENCE).await;
+    answer.admits("Registry");
+    assert!(answer.took <= alone.took + Duration::from_millis(20), "{:?}, and one alone {:?}", answer.took, alone.took);
+    assert_eq!(registry.requests().len(), asked + 7 * asked, "{:?}", registry.log());
 }
 
 /// The look that was on its way asked before the recovery, and hangs.

@@ -13,9 +13,9 @@ use crate::support::{
     world::{Answer, Asks, Listed, PATIENCE, World, open, open_for_outages, shut},
 };
 
-const TEAM: Asks<'_> = Asks { namespace: "coolteam", account: "default", pull_secrets: &["pull"] };
-const STRANGER: Asks<'_> = Asks { namespace: "elsewhere", account: "default", pull_secrets: &["pull"] };
-const NOBODY: Asks<'_> = Asks { namespace: "elsewhere", account: "default", pull_secrets: &[] };
+const TEAM: Asks<'_> = Asks { namespace: "coolteam", account: "default", pull_secrets: &["pull"], beside: &[] };
+const STRANGER: Asks<'_> = Asks { namespace: "elsewhere", account: "default", pull_secrets: &["pull"], beside: &[] };
+const NOBODY: Asks<'_> = Asks { namespace: "elsewhere", account: "default", pull_secrets: &[], beside: &[] };
 const SENTENCE: &str = "the image was not found, or Lazaretto is not permitted to see it";
 
 fn rules() -> Value {
@@ -96,7 +96,7 @@ async fn a_teams_pod_uses_what_is_its_own_and_nobody_what_no_rule_speaks_of() {
     for image in ["coolteam/app:1", "coolteam/proven/app:1", "coolteam/both/app:1"] {
         scene.ask(&TEAM, image).await.admits("Registry");
     }
-    scene.ask(&Asks { namespace: "ci", account: "runner", pull_secrets: &[] }, "coolteam/app:1").await.admits("Registry");
+    scene.ask(&Asks { namespace: "ci", account: "runner", pull_secrets: &[], beside: &[] }, "coolteam/app:1").await.admits("Registry");
     scene.ask(&Asks { namespace: "ci", ..TEAM }, "coolteam/app:1").await.refuses(SENTENCE);
     // Its own pull secret opens it anywhere; where the namespace counts as well, not there.
     let lent = scene.world.with_pull_secret("elsewhere", "lent", &scene.registry.host(), ("coolteam", "pass"));

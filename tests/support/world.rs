@@ -180,14 +180,22 @@ impl World {
 
     /// Writes an ImageStatus, as the watch would bring it.
     pub fn write(&self, subject: &str, state: &str, provider: &str) {
+        self.write_of("team", subject, state, provider, None);
+    }
+
+    /// The same for what a namespace was the first to ask for; with the digest of its configuration it is known what is inside.
+    pub fn write_of(&self, namespace: &str, subject: &str, state: &str, provider: &str, config: Option<&str>) {
         let transition = json!({ "number": 1, "at": "2026-01-01T00:00:00Z", "state": state, "by": "jane", "reason": "she looked" });
         let object: ImageStatus = serde_json::from_value(json!({
             "apiVersion": "lazaretto.dev/v1alpha1", "kind": "ImageStatus",
-            "metadata": { "name": subject.replace(|letter: char| !letter.is_ascii_alphanumeric(), "-") },
+            "metadata": {
+                "name": subject.replace(|letter: char| !letter.is_ascii_alphanumeric(), "-"),
+                "labels": { "lazaretto.dev/first-seen-in": namespace },
+            },
             "spec": { "subject": subject },
             "status": {
                 "state": state, "provider": provider, "since": "2026-01-01T00:00:00Z", "by": "jane", "reason": "she looked",
-                "observedAt": "2026-01-01T00:00:00Z", "history": [transition],
+                "observedAt": "2026-01-01T00:00:00Z", "history": [transition], "config": config,
             },
         }))
         .unwrap();
@@ -211,7 +219,8 @@ impl World {
             self.index.write().apply_namespace(who.namespace, BTreeMap::new());
         }
         let begun = Instant::now();
-        let body = admission_review(who, image);
+        let images: Vec<&str> = [image].into_iter().chain(who.beside.iter().copied()).collect();
+        let body = admission_review(who, &images);
         let request = review::read_pods(&body).unwrap();
         let response = self.gate.review(&request, Scope::Enforce, begun + patience).await;
         Answer::read(&response.into_json(), begun.elapsed())
@@ -224,11 +233,13 @@ pub struct Asks<'a> {
     pub namespace: &'a str,
     pub account: &'a str,
     pub pull_secrets: &'a [&'a str],
+    /// Images of the pod's other containers.
+    pub beside: &'a [&'a str],
 }
 
 impl Default for Asks<'_> {
     fn default() -> Self {
-        Self { namespace: "team", account: "default", pull_secrets: &[] }
+        Self { namespace: "team", account: "default", pull_secrets: &[], beside: &[] }
     }
 }
 
@@ -258,14 +269,19 @@ fn secret(auths: &Mutex<BTreeMap<String, Value>>, pulls: &Pulls, path: &str) -> 
 const UID: &str = "5ad3aa3e-3e3d-4e5e-b9ad-7a0d1c2f3b4a";
 
 /// An AdmissionReview of a Deployment's pod, as the API server sends it.
-fn admission_review(who: &Asks<'_>, image: &str) -> Vec<u8> {
-    let Asks { namespace, account, pull_secrets } = *who;
+fn admission_review(who: &Asks<'_>, images: &[&str]) -> Vec<u8> {
+    let Asks { namespace, account, pull_secrets, .. } = *who;
+    let container = |(number, image): (usize, &&str)| {
+        let name = if number == 0 { "web".to_owned() } else { format!("beside-{number}") };
+        json!({ "name": name, "image": image, "imagePullPolicy": "IfNotPresent" })
+    };
+    let containers: Vec<Value> = images.iter().enumerate().map(container).collect();
     let pull_secrets: Vec<Value> = pull_secrets.iter().map(|name| json!({ "name": name })).collect();
     let pod = json!({
         "kind": "Pod", "apiVersion": "v1",
         "metadata": { "generateName": "web-5d4f-", "namespace": namespace, "creationTimestamp": null, "labels": { "app": "web" } },
         "spec": {
-            "containers": [{ "name": "web", "image": image, "imagePullPolicy": "IfNotPresent" }],
+            "containers": containers,
             "serviceAccountName": account, "imagePullSecrets": pull_secrets, "restartPolicy": "Always",
         },
         "status": {},

@@ -1,7 +1,9 @@
 //! Asks the registries about what is owed, before they are asked about anything that nobody waits for.
 //!
-//! What is found is written down, and the index tells. That an image is not there, or not to be seen, is written nowhere; it ends a debt all
-//! the same, so it is held here as long as the image runs.
+//! What is found is written down, and the index tells. That an image is not there, or not to be seen, is written nowhere, nor that it is as it
+//! was; it ends a debt all the same, so it is held here as long as somebody wants to know.
+//!
+//! Each registry has places of its own: one that is slow about all that is owed there delays no other.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -9,13 +11,13 @@ use std::{
     time::Duration,
 };
 
-use futures::{StreamExt as _, stream};
+use futures::{StreamExt as _, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 
 use super::super::Term;
 use crate::{
-    debts::{Bearer, Finding, Wanted},
+    debts::{Bearer, Wanted},
     facts::{Busy, Facts, Outcome},
     image::Subject,
     line::Class,
@@ -23,9 +25,9 @@ use crate::{
 };
 
 /// Look-ups at once.
-const AT_ONCE: usize = 8;
-/// Images that are asked about before it is seen what is owed by then.
-const ROUND: usize = 64;
+const AT_ONCE: usize = 32;
+/// Those of one registry.
+const AT_ONE: usize = 8;
 /// How long one look-up may wait for its turn and its answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How soon it is asked again when nothing came of it; twice as long each time, up to the longest.
@@ -36,7 +38,7 @@ const LATER: Duration = Duration::from_secs(600);
 /// A registry that goes before the image's own has not said whether it holds its repository.
 const NOT_YET: Outcome<Arc<Facts>> = Outcome::Busy(Busy::late(SOON));
 
-/// Ends of look-ups that are refusals and that nothing written tells.
+/// Ends of look-ups that nothing written tells.
 #[derive(Debug)]
 pub(super) struct Answers {
     held: Mutex<HashMap<Subject, Outcome<Arc<Facts>>>>,
@@ -55,9 +57,9 @@ impl Answers {
         self.changed.subscribe()
     }
 
-    /// How the last look-up of an image ended, if that is a refusal.
-    pub(super) fn get(&self, subject: &Subject) -> Option<Finding> {
-        self.held.lock().get(subject).cloned().map(Finding::Ended)
+    /// How the last look-up of an image ended, if that says something.
+    pub(super) fn get(&self, subject: &Subject) -> Option<Outcome<Arc<Facts>>> {
+        self.held.lock().get(subject).cloned()
     }
 
     /// Forgets what nobody wants to know any more.
@@ -72,9 +74,7 @@ impl Answers {
     fn learn(&self, subject: &Subject, outcome: Outcome<Arc<Facts>>) {
         let mut held = self.held.lock();
         let news = match outcome {
-            // It is written.
-            Outcome::Found(_) => held.remove(subject).is_some(),
-            Outcome::Absent | Outcome::Hidden | Outcome::Refused | Outcome::Blocked(_) | Outcome::Misbehaved(_) => {
+            Outcome::Found(_) | Outcome::Absent | Outcome::Hidden | Outcome::Refused | Outcome::Blocked(_) | Outcome::Misbehaved(_) => {
                 held.insert(subject.clone(), outcome.clone()) != Some(outcome)
             }
             // Nobody knows better now than before.
@@ -91,20 +91,31 @@ impl Answers {
 pub(super) async fn run(term: Term, answers: Arc<Answers>, mut owed: watch::Receiver<Arc<[Wanted]>>) {
     let mut recovered = term.operator.lookups.recovered();
     let mut due: HashMap<Subject, (Instant, Duration)> = HashMap::new();
+    let mut asking = FuturesUnordered::new();
+    let mut under_way = UnderWay::default();
     loop {
         let wanted = owed.borrow_and_update().clone();
         let subjects: HashSet<&Subject> = wanted.iter().map(|wanted| &wanted.subject).collect();
         due.retain(|subject, _| subjects.contains(subject));
         let now = Instant::now();
-        let ready = |wanted: &&Wanted| due.get(&wanted.subject).is_none_or(|(at, _)| *at <= now);
-        let round: Vec<Wanted> = wanted.iter().filter(ready).take(ROUND).cloned().collect();
-        if !round.is_empty() {
-            let ask = round.into_iter().map(|wanted| one(term.clone(), answers.clone(), wanted));
-            let ends: Vec<_> = stream::iter(ask).buffer_unordered(AT_ONCE).collect().await;
-            if !term.may_write() {
-                return;
+        for wanted in wanted.iter().filter(|wanted| due.get(&wanted.subject).is_none_or(|(at, _)| *at <= now)) {
+            if under_way.begin(&wanted.subject) {
+                asking.push(one(term.clone(), answers.clone(), wanted.clone()));
             }
-            for (subject, outcome) in ends {
+        }
+        let next = due.iter().filter(|(subject, _)| !under_way.has(subject)).map(|(_, (at, _))| *at).filter(|at| *at > now).min();
+        let next = async {
+            match next {
+                Some(next) => tokio::time::sleep_until(next).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Some((subject, outcome)) = asking.next() => {
+                if !term.may_write() {
+                    return;
+                }
+                under_way.end(&subject);
                 let last = due.get(&subject).map(|(_, wait)| *wait);
                 let wait = match outcome {
                     Outcome::Found(_) | Outcome::Absent | Outcome::Hidden | Outcome::Refused | Outcome::Blocked(_) => LATER,
@@ -113,20 +124,37 @@ pub(super) async fn run(term: Term, answers: Arc<Answers>, mut owed: watch::Rece
                 answers.learn(&subject, outcome);
                 due.insert(subject, (Instant::now() + wait, wait));
             }
-            continue;
-        }
-        let next = due.values().map(|(at, _)| *at).min();
-        let next = async {
-            match next {
-                Some(next) => tokio::time::sleep_until(next).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
             changed = owed.changed() => if changed.is_err() { return },
             _ = recovered.changed() => due.clear(),
             () = next => {}
         }
+    }
+}
+
+/// What is being asked about, by the host that is asked.
+#[derive(Debug, Default)]
+struct UnderWay(HashMap<String, HashSet<Subject>>);
+
+impl UnderWay {
+    /// Takes a place, if there is one and none is taken for the same.
+    fn begin(&mut self, subject: &Subject) -> bool {
+        if self.0.values().map(HashSet::len).sum::<usize>() >= AT_ONCE {
+            return false;
+        }
+        let there = self.0.entry(subject.registry().to_owned()).or_default();
+        there.len() < AT_ONE && there.insert(subject.clone())
+    }
+
+    fn has(&self, subject: &Subject) -> bool {
+        self.0.get(subject.registry()).is_some_and(|there| there.contains(subject))
+    }
+
+    /// Gives it back.
+    fn end(&mut self, subject: &Subject) {
+        if let Some(there) = self.0.get_mut(subject.registry()) {
+            there.remove(subject);
+        }
+        self.0.retain(|_, there| !there.is_empty());
     }
 }
 

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::{super::Term, make_up::Answers};
 use crate::{
     api::{QuarantineProvider, State},
-    debts::{Book, Finding, Inner, Page, Survey},
+    debts::{Book, Inner, Page, Survey},
     facts::Outcome,
     image::{Reference, Subject},
     index::{self, Known, Rules},
@@ -38,8 +38,8 @@ pub(super) async fn survey(term: &Term, answers: &Answers, book: &Book) -> (Surv
         let labels = operator.index.read().namespace(&namespace).unwrap_or_default();
         let pods = term.inventory.pods_in(&namespace);
         let setting = |scope| Setting::new(&rules, scope, &namespace, &labels, now);
-        let known = |subject: &Subject| written.known(subject).map_or_else(|| answers.get(subject), |known| Some(Finding::Known(known)));
-        turn.namespace(&setting(Scope::Enforce), &rules, &namespace, &pods, known, |rival| written.held(rival));
+        let found = |subject: &Subject| (written.known(subject), answers.get(subject));
+        turn.namespace(&setting(Scope::Enforce), &rules, &namespace, &pods, found, |rival| written.held(rival));
         observed.namespace(&setting(Scope::Observe), &namespace, &pods, &written, now);
         // Reviews wait on these threads, too.
         tokio::task::yield_now().await;
