@@ -145,6 +145,13 @@ async fn a_debt_about_a_registry_whose_images_are_released_is_settled() {
     registry.start_again().await;
     until_event(lab, &namespace, "Deployment/web", "Normal DebtSettled 2 containers").await;
     until_owed(lab, &name, 0).await;
+    let told: Vec<_> = world.replicas.iter().flat_map(|replica| lines(&replica.logs(), &namespace)).collect();
+    assert_eq!(told, [("Owing".to_owned(), 2), ("Settled".to_owned(), 2)]);
+    let mut settled = 0.0;
+    for replica in &world.replicas {
+        settled += replica.metric("lazaretto_debt_changes_total", &[("change", "Settled")]).await;
+    }
+    assert!(settled >= 2.0, "{settled}");
 }
 
 #[tokio::test]

@@ -61,6 +61,10 @@ pub struct Lookups {
 
 /// Flights at once, in all, to one registry, and of one namespace there; answers that are kept, and their bytes.
 const BOUNDS: Bounds = Bounds { flights: 8_192, destination: 2_048, share: 1_024, answers: 16_384, bytes: 12 << 20 };
+/// Kinds of questions, each with bounds of its own.
+const KINDS: usize = 6;
+/// The most that is ever [kept](Lookups::kept): answers, and the bytes that they take.
+pub const MOST_KEPT: (usize, usize) = (KINDS * BOUNDS.answers, KINDS * BOUNDS.bytes);
 /// All hosts without a Registry object are one destination: their names come from authors of pods.
 const UNLISTED: &str = "";
 
@@ -398,11 +402,11 @@ impl Lookups {
         self.parts.sources.keep(|name| rules.registries.contains_key(name));
     }
 
-    /// Answers that are kept, and the bytes that they take.
+    /// Answers that are kept, and the bytes that they take; at most [`MOST_KEPT`].
     #[must_use]
     pub fn kept(&self) -> (usize, usize) {
         let Parts { resolves, judges, proofs, holds, permissions, probes, .. } = &*self.parts;
-        let all = [resolves.kept(), judges.kept(), proofs.kept(), holds.kept(), permissions.kept(), probes.kept()];
+        let all: [_; KINDS] = [resolves.kept(), judges.kept(), proofs.kept(), holds.kept(), permissions.kept(), probes.kept()];
         (all.iter().map(|(count, _)| count).sum(), all.iter().map(|(_, bytes)| bytes).sum())
     }
 

@@ -1,7 +1,7 @@
 //! What a million distinct references leave behind.
 //!
 //! Half by tag and half by digest, at a registry on loopback that has none of them, asked through the program's own look-ups as fast as
-//! they go. An author of pods could ask so, one typo after the other.
+//! they go. An author of pods could ask so, one typo after the other. It is two of the six kinds of questions whose answers are kept.
 //!
 //! - `entries_after_million`, `bytes_after_million`: what the look-ups keep right after the last ([`Lookups::kept`]); both are bounded.
 //!   `entries_after_million_swept`: the same when those have gone stale and the five-secondly sweep has come by;
@@ -13,7 +13,7 @@ use std::{sync::Arc, time::Duration};
 use lazaretto::{
     facts::Outcome,
     image::{Digest, Reference},
-    lookups::{Asker, Lives, Lookups},
+    lookups::{Asker, Lives, Lookups, MOST_KEPT},
     metrics::Metrics,
     wallet,
     watch::SharedIndex,
@@ -54,6 +54,7 @@ pub async fn measure() -> Figures {
     on(FIRST, FIRST + MILLION).await;
     let (after, took) = (resident("VmRSS"), begun.elapsed());
     let (entries, bytes) = lookups.kept();
+    assert!(entries <= MOST_KEPT.0 && bytes <= MOST_KEPT.1, "{entries} answers, {bytes} bytes: more than the stated {MOST_KEPT:?}");
     tokio::time::sleep(Lives::default().no + Duration::from_millis(500)).await;
     lookups.sweep();
     assert!(registry.requests() >= MILLION, "the registry was asked {} times", registry.requests());

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use lazaretto::{
+    api::{Allowance, WhenUnknown},
     image::Digest,
     registry::{ClientOptions, Proxies},
 };
@@ -302,6 +303,21 @@ async fn a_path_that_is_forbidden_does_not_raise_the_alarm_about_credentials() {
         for answer in &answers {
             answer.refuses("the image was not found, or Lazaretto is not permitted to see it");
         }
+    }
+}
+
+/// Where they are refused for everything the policy decides.
+#[tokio::test(start_paused = true)]
+async fn credentials_that_are_refused_for_everything_open_what_the_policy_opens_for_that() {
+    let basic = Access::Basic { user: "robot".into(), password: "gull".into() };
+    for door in [basic, Access::Bearer(TokenServer::for_user("robot", "gull"))] {
+        let registry = FakeRegistry::builder().access(door).start().await;
+        registry.push_image("team/app", "1", "app");
+        let image = format!("{}/team/app:1", registry.host());
+        let ask = async |knobs| World::new(knobs).with(&Listed::new(&registry).shown("robot", "changed")).ask(&image).await;
+        ask(open()).await.admits("OpenUnauthorized");
+        let shut = WhenUnknown { unauthorized: Allowance::Deny, ..open() };
+        ask(shut).await.waits(5, "Registry", "its registry refuses the credentials of its Registry object (");
     }
 }
 
