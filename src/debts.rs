@@ -25,7 +25,7 @@ use crate::{
     facts::{Busy, Facts, Outcome},
     history::clip,
     image::{Reference, Subject},
-    index::{Known, Rules, unseen_from},
+    index::{Known, Rules, Unseen},
     judgement::Setting,
     origin::Rival,
     running::{Container, Image, Owner, Pod},
@@ -115,19 +115,14 @@ struct Finding {
     known: Option<Arc<Known>>,
     /// How the question for it ended, by what is written or by asking.
     outcome: Outcome<Arc<Facts>>,
-    /// It was asked for, and nothing written says so.
-    asked: bool,
 }
 
 impl Finding {
-    /// `unseen`: what is written was too old to be gone by when the container began, and nobody wrote since that it is still so.
+    /// `unseen`: what is written was too old to be gone by when the container began, and nobody has seen since that it is still so.
     fn of(known: Option<Arc<Known>>, ended: Option<Outcome<Arc<Facts>>>, unseen: bool) -> Option<Self> {
-        match (&known, ended) {
-            (Some(written), _) if !unseen => Some(Self { outcome: Outcome::Found(written.facts.clone()), known, asked: false }),
-            (_, Some(outcome)) => Some(Self { known, outcome, asked: true }),
-            (Some(_), None) => Some(Self { known, outcome: Outcome::Busy(Busy::UNANSWERED), asked: false }),
-            (None, None) => None,
-        }
+        let Some(written) = &known else { return ended.map(|outcome| Self { known, outcome }) };
+        let outcome = if unseen { Outcome::Busy(Busy::UNANSWERED) } else { Outcome::Found(written.facts.clone()) };
+        Some(Self { known, outcome })
     }
 }
 
@@ -257,35 +252,38 @@ pub struct Turn<'b> {
 }
 
 impl Turn<'_> {
-    /// Goes through the pods of one namespace. `found` tells what is written of what runs, and how the last look-up of it ended; `held` whether a
-    /// registry was last found to hold a repository.
+    /// Goes through the pods of one namespace. `found` tells what is written of what runs and by which name, and how the last look-up of it ended;
+    /// `held` whether a registry was last found to hold a repository.
     pub fn namespace(
         &mut self,
         setting: &Setting<'_>,
         rules: &Rules,
         namespace: &Arc<str>,
         pods: &[(Arc<str>, Arc<Pod>)],
-        found: impl Fn(&Subject) -> (Option<Arc<Known>>, Option<Outcome<Arc<Facts>>>),
+        found: impl Fn(&Subject) -> (Option<(Subject, Arc<Known>)>, Option<Outcome<Arc<Facts>>>),
         held: impl Fn(&Rival) -> Option<Outcome<bool>>,
     ) {
         // Most pods of a namespace have few images and accounts among them.
-        let mut unseen: HashMap<*const Image, Option<Timestamp>> = HashMap::new();
+        let mut unseen: HashMap<*const Image, Unseen> = HashMap::new();
         let mut standings: HashMap<(*const Image, *const u8, bool), Option<Arc<Standing>>> = HashMap::new();
-        let unseen_from = |image: &Image, subject: &Subject| {
+        let unseen_of = |image: &Image, subject: &Subject| {
             let registry = rules.registry_of(image.named.as_ref()?)?;
-            unseen_from(&*found(subject).0?, subject, registry)
+            found(subject).0.map(|(subject, known)| Unseen::of(&known, &subject, registry))
         };
         for (name, pod) in pods {
-            for container in &pod.make.containers {
+            for container in pod.make.containers.iter().chain(&pod.make.mounted) {
                 let image = &container.image;
                 let Some(subject) = &image.subject else { continue };
-                let from = *unseen.entry(Arc::as_ptr(image)).or_insert_with(|| unseen_from(image, subject));
-                let unseen = from.is_some_and(|from| pod.since.is_some_and(|since| since > from));
+                let of = *unseen.entry(Arc::as_ptr(image)).or_insert_with(|| unseen_of(image, subject).unwrap_or_default());
+                let since = |from: Option<Timestamp>| from.is_some_and(|from| pod.since.is_none_or(|since| since > from));
+                let unseen = since(of.begins) || (since(of.lasts) && self.was_owed(pod, container, subject));
                 let key = (Arc::as_ptr(image), pod.make.service_account.as_ptr(), unseen);
                 let standing = standings.entry(key).or_insert_with(|| {
-                    let (known, ended) = found(subject);
+                    let (written, ended) = found(subject);
+                    let (by, known) = written.unzip();
                     let finding = Finding::of(known, ended, unseen);
-                    Standing::of(setting, rules, namespace, &pod.make.service_account, image, finding, &held).map(Arc::new)
+                    let standing = Standing::of(setting, rules, namespace, &pod.make.service_account, image, finding, &held)?;
+                    Some(Arc::new(Standing { by, ..standing }))
                 });
                 let Some(standing) = standing else { continue };
                 if standing.is_clear() && self.book.owed.is_empty() && self.book.open.is_empty() {
@@ -297,6 +295,15 @@ impl Turn<'_> {
         }
     }
 
+    fn id(&self, pod: &Pod, container: &Container, subject: &Subject) -> u64 {
+        self.book.hasher.hash_one((&pod.uid, &container.name, subject))
+    }
+
+    fn was_owed(&self, pod: &Pod, container: &Container, subject: &Subject) -> bool {
+        let opened = || self.book.open.get(subject).is_some_and(|at| pod.since.is_none_or(|since| since <= *at));
+        self.book.owed.contains_key(&self.id(pod, container, subject)) || opened()
+    }
+
     fn container(
         &mut self,
         standing: &Standing,
@@ -306,7 +313,7 @@ impl Turn<'_> {
         container: &Container,
         subject: &Subject,
     ) {
-        let id = self.book.hasher.hash_one((&pod.uid, &container.name, subject));
+        let id = self.id(pod, container, subject);
         let place = || Place {
             namespace: namespace.clone(),
             name: name.clone(),
@@ -314,8 +321,7 @@ impl Turn<'_> {
             container: container.name.clone(),
             subject: subject.clone(),
         };
-        let opened = || self.book.open.get(subject).is_some_and(|at| pod.since.is_none_or(|since| since <= *at));
-        let was_owed = self.book.owed.contains_key(&id) || opened();
+        let was_owed = self.was_owed(pod, container, subject);
         if !standing.refused.is_empty() {
             self.survey.refused += 1;
             self.refused.insert(id);
@@ -325,10 +331,10 @@ impl Turn<'_> {
                 self.tell(if fell { Change::Revoked } else { Change::Breached }, &place(), &reason);
             }
             self.met.insert(id);
-        }
-        if standing.asked {
-            // What is not there may come, and what is as it was may change.
-            self.want(&place(), &container.image);
+            if standing.asked {
+                // What is not there may come.
+                self.want(&place(), standing, &container.image);
+            }
         }
         if !standing.owing.is_empty() {
             self.owes(id, place(), standing, &container.image);
@@ -366,16 +372,18 @@ impl Turn<'_> {
         if !self.book.owed.contains_key(&id) {
             self.tell(Change::Owing, &place, &Reason { policies: &standing.owing, ..Reason::default() });
         }
-        self.want(&place, image);
+        self.want(&place, standing, image);
         self.owed.insert(id, Owed { place, policies: standing.owing.clone() });
     }
 
-    fn want(&mut self, place: &Place, image: &Arc<Image>) {
-        if self.wanted.len() >= MOST_WANTED && !self.wanted.contains_key(&place.subject) {
+    fn want(&mut self, place: &Place, standing: &Standing, image: &Arc<Image>) {
+        // Who keeps the flag keeps it of what is written of.
+        let subject = standing.by.as_ref().unwrap_or(&place.subject);
+        if self.wanted.len() >= MOST_WANTED && !self.wanted.contains_key(subject) {
             return;
         }
-        let new = || Wanted { subject: place.subject.clone(), image: image.clone(), bearers: Vec::new() };
-        let wanted = self.wanted.entry(place.subject.clone()).or_insert_with(new);
+        let new = || Wanted { subject: subject.clone(), image: image.clone(), bearers: Vec::new() };
+        let wanted = self.wanted.entry(subject.clone()).or_insert_with(new);
         if wanted.bearers.len() < MOST_BEARERS {
             let bearer = Bearer { namespace: place.namespace.clone(), pull_secrets: place.pod.make.pull_secrets.clone() };
             if !wanted.bearers.contains(&bearer) {

@@ -32,7 +32,7 @@ use crate::{
 
 use self::nodes::Nodes;
 pub use self::{
-    fresh::{BAD_IS_FRESH, is_believed, is_fresh, last_seen, unseen_from},
+    fresh::{BAD_IS_FRESH, Unseen, is_believed, is_fresh, last_seen},
     known::Known,
     rules::Rules,
 };

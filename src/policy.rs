@@ -312,6 +312,8 @@ pub struct RegistryEntry {
     pub exceptions: Vec<String>,
     /// More could not be looked at than `exceptions` names: then the pass speaks for none.
     pub exceptions_cut: bool,
+    /// The leader's last look found it out.
+    pub unreachable: bool,
 }
 
 impl TryFrom<&api::Registry> for RegistryEntry {
@@ -361,6 +363,7 @@ impl TryFrom<&api::Registry> for RegistryEntry {
             poll_interval: spec.poll_interval.get().max(Duration::from_secs(10)),
             adopted: status.adoption.as_ref().and_then(|adoption| adoption.completed),
             last_complete_pass: status.last_complete_pass,
+            unreachable: status.conditions.iter().any(|condition| condition.type_ == "Reachable" && condition.status == "False"),
             exceptions_cut: usize::try_from(status.exceptions_total).unwrap_or(usize::MAX) > status.exceptions.len(),
             exceptions: status.exceptions.into_iter().map(|exception| exception.subject).collect(),
         })

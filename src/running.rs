@@ -17,9 +17,6 @@ use jiff::Timestamp;
 pub use self::wire::{RunningPod, named_since};
 use crate::image::{Digest, Reference, Subject};
 
-/// What an image volume is called where containers have names.
-pub const VOLUME: &str = "volume";
-
 /// What one container names and what its node reports to run, read once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
@@ -33,10 +30,10 @@ pub struct Image {
     pub subject: Option<Subject>,
 }
 
-/// One container of a pod that has not ended, or one image volume that is named by digest.
+/// One container of a pod that has not ended, or one of its image volumes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Container {
-    /// Its name; [`VOLUME`] for a volume.
+    /// Its name; `volume/NAME` for a volume, which no container can be called.
     pub name: Arc<str>,
     /// What it runs.
     pub image: Arc<Image>,
@@ -73,10 +70,12 @@ pub struct Pod {
 pub struct Make {
     /// The account that they run as.
     pub service_account: Arc<str>,
-    /// Their containers, and the image volumes of which it is known what they are.
+    /// Their containers.
     pub containers: Box<[Container]>,
-    /// The images of their other image volumes. Nodes do not report what they are.
+    /// The images of their image volumes. Nodes do not report what they are.
     pub volumes: Box<[Arc<str>]>,
+    /// Those of them that are mounted and named by digest, so that it is known all the same.
+    pub mounted: Box<[Container]>,
     /// The names of their pull secrets.
     pub pull_secrets: Box<[Arc<str>]>,
 }
@@ -210,15 +209,19 @@ impl Inventory {
     }
 
     fn read(&mut self, pod: &RunningPod) -> Pod {
-        let (pinned, others): (Vec<&str>, Vec<&str>) = pod.volumes().partition(|reference| running_digest(reference).is_some());
-        let containers = pod.containers().chain(pinned.into_iter().map(|reference| (VOLUME, reference, reference)));
-        let containers = containers.map(|(name, image, image_id)| Container { name: self.text(name), image: self.image(image, image_id) });
+        let containers =
+            pod.containers().map(|(name, image, image_id)| Container { name: self.text(name), image: self.image(image, image_id) });
         let containers = containers.collect();
+        let mounted = pod.volumes().filter(|(_, reference)| pod.is_running() && running_digest(reference).is_some());
+        let mounted = mounted
+            .map(|(name, reference)| Container { name: self.text(&format!("volume/{name}")), image: self.image(reference, reference) })
+            .collect();
         let owner = pod.owner().map(|owner| self.owner(owner));
         let make = Make {
             service_account: self.text(pod.service_account()),
             containers,
-            volumes: others.into_iter().map(|reference| self.text(reference)).collect(),
+            volumes: pod.volumes().map(|(_, reference)| self.text(reference)).collect(),
+            mounted,
             pull_secrets: pod.pull_secrets().map(|name| self.text(name)).collect(),
         };
         Pod { uid: pod.uid().into(), since: pod.since(), owner, make: self.make(make) }

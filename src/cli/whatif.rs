@@ -33,7 +33,7 @@ use crate::{
     index::Known,
     judgement::{Scope, Setting},
     origin::Rival,
-    running::{Pod, VOLUME},
+    running::Pod,
     sentence,
     watch::SharedIndex,
     whatif::{Asked, Effect, Records, Stand, View, compare, judge},
@@ -135,7 +135,7 @@ struct Recorded<'a> {
 
 impl Records for Recorded<'_> {
     fn known(&self, subject: &Subject) -> Option<Arc<Known>> {
-        self.index.read().image(subject).or_else(|| self.inner.outer(subject))
+        self.index.read().image(subject).or_else(|| self.inner.outer(subject).map(|(_, known)| known))
     }
 
     fn stands_for(&self, image: &Reference) -> Option<Subject> {
@@ -188,7 +188,7 @@ fn judge_all(cluster: &Cluster, now: &World, then: &World, changed: impl Fn(&str
                 let image = &container.image;
                 (&*container.name, &*image.text, image.subject.as_ref())
             });
-            let volumes = pod.make.volumes.iter().map(|reference| (VOLUME, &**reference, None));
+            let volumes = pod.make.volumes.iter().map(|reference| ("volume", &**reference, None));
             let service_account = &*pod.make.service_account;
             let images = containers.chain(volumes).map(|(container, text, running)| {
                 let asked = Asked { text, running, namespace: &namespace, service_account };

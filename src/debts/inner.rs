@@ -35,12 +35,12 @@ impl Inner {
         }
     }
 
-    /// The strictest of what is known of the indexes that hold an image.
+    /// The strictest of what is known of the indexes that hold an image, with its name.
     #[must_use]
-    pub fn outer(&self, subject: &Subject) -> Option<Arc<Known>> {
+    pub fn outer(&self, subject: &Subject) -> Option<(Subject, Arc<Known>)> {
         let same_repository =
             |(outer, _): &&(Subject, Arc<Known>)| outer.registry() == subject.registry() && outer.repository() == subject.repository();
-        let all = self.0.get(subject.digest())?.iter().filter(same_repository).map(|(_, known)| known);
-        all.filter(|known| !known.blank || known.held).max_by_key(|known| known.facts.state).cloned()
+        let all = self.0.get(subject.digest())?.iter().filter(same_repository);
+        all.filter(|(_, known)| !known.blank || known.held).max_by_key(|(_, known)| known.facts.state).cloned()
     }
 }

@@ -8,6 +8,7 @@ use super::{Finding, exact};
 use crate::{
     api::Revocation,
     facts::Outcome,
+    image::Subject,
     index::Rules,
     judgement::Setting,
     origin::{self, Rival},
@@ -35,6 +36,8 @@ pub(super) struct Standing {
     pub(super) asked: bool,
     /// The Registry that speaks of it.
     pub(super) registry: Option<String>,
+    /// By which name something is written of it.
+    pub(super) by: Option<Subject>,
 }
 
 impl Standing {
@@ -53,9 +56,9 @@ impl Standing {
         let demand = setting.demand(registry, named, service_account);
         let policies = setting.policies_for(&Ok(named.clone()));
         let running = exact(subject);
-        let asked = found.as_ref().is_some_and(|found| found.asked);
         let known = found.as_ref().and_then(|found| found.known.as_ref());
-        let fell_at = known.filter(|_| !asked).and_then(|known| known.fell);
+        let asked = found.is_some() && known.is_none();
+        let fell_at = known.and_then(|known| known.fell);
         let evidence = known.and_then(|known| known.evidence.clone()).map(Outcome::Found);
         let rivals = if policies.is_empty() { Vec::new() } else { rules.rivals(named, registry) };
         let (contested, told) = (!rivals.is_empty(), setting.is_told(&rivals, service_account));
@@ -103,6 +106,7 @@ impl Standing {
             judged,
             asked,
             registry: registry.map(|registry| registry.name.clone()),
+            by: None,
         })
     }
 

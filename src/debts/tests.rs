@@ -5,7 +5,6 @@ use serde_json::json;
 use super::*;
 use crate::{
     api::{ImageStatus, QuarantinePolicy, Registry},
-    facts::{Outage, OutageKind},
     index::Index,
     judgement::Scope,
     running::{Inventory, RunningPod},
@@ -88,7 +87,7 @@ impl World {
         let mut turn = self.book.turn();
         for namespace in self.inventory.namespaces() {
             let setting = Setting::new(&rules, Scope::Enforce, &namespace, &labels, NOON.parse().unwrap());
-            let found = |subject: &Subject| (self.index.image(subject), self.ended.clone());
+            let found = |subject: &Subject| (self.index.image(subject).map(|known| (subject.clone(), known)), self.ended.clone());
             turn.namespace(&setting, &rules, &namespace, &self.inventory.pods_in(&namespace), found, |rival| {
                 self.held.get(&*rival.repository).copied().map(Outcome::Found)
             });
@@ -234,36 +233,47 @@ fn much_at_once_is_told_in_part_and_counted_in_full() {
     assert_eq!(survey.wanted[0].bearers.len(), 1, "pods with the same secrets are as one");
 }
 
-/// The registry keeps the flag, and nobody has seen since noon that the image is good: who came an hour later was let in unjudged, or judged by asking.
+/// The registry keeps the flag, and nobody has seen since noon that the image is good: who came an hour later was let in unjudged.
 #[test]
 fn what_began_when_its_facts_were_too_old_owes_until_somebody_has_looked() {
-    let stale = |status: serde_json::Value| {
-        let mut world = World::new();
+    fn looked(world: &mut World, pass: &str, reachable: &str, exceptions: &[Subject]) {
+        let exceptions: Vec<_> = exceptions.iter().map(|subject| json!({"subject": subject, "reason": "r"})).collect();
+        let reachable = json!({"type": "Reachable", "status": reachable, "reason": "r", "message": "", "lastTransitionTime": pass});
         let registry = json!({
-            "metadata": {"name": "corp"}, "status": status,
+            "metadata": {"name": "corp"},
+            "status": {
+                "lastCompletePass": pass, "conditions": [reachable], "exceptions": exceptions, "exceptionsTotal": exceptions.len(),
+            },
             "spec": {"hosts": ["registry.corp"], "quarantine": {"provider": "AzureContainerRegistry"}, "pollInterval": "60s"},
         });
-        assert!(world.index.apply_registry(&serde_json::from_value::<Registry>(registry).unwrap()));
-        world.keeper = "AzureContainerRegistry";
+        world.index.apply_registry(&serde_json::from_value::<Registry>(registry).unwrap());
+    }
+    let stale = |pass, reachable, exceptions: &[Subject]| {
+        let mut world = World { keeper: "AzureContainerRegistry", ..World::new() };
+        looked(&mut world, pass, reachable, exceptions);
         world.image(&["Released"]);
         world.run("before", "2026-01-01T12:01:00Z");
         world.run("after", "2026-01-01T13:00:00Z");
         world
     };
-    let looked = |at: &str| json!({"lastCompletePass": at});
-    assert_eq!(stale(looked("2026-01-01T12:59:00Z")).told(), [], "it was seen a moment before");
-    let mut world = stale(looked(NOON));
+    let all = [subject()];
+    assert_eq!(stale("2026-01-01T12:59:00Z", "False", &[]).told(), [], "it was seen a moment before");
+    assert_eq!(stale(NOON, "True", &[]).told(), [], "its registry could be asked");
+    assert_eq!(stale("2026-01-01T14:00:00Z", "True", &all).told(), [], "what was judged stays so though a look failed since");
+    let mut world = stale(NOON, "False", &[]);
     let survey = world.turn();
     assert_eq!((survey.owing, survey.wanted.len(), survey.policies["strict"].items[0].pod.as_str()), (1, 1, "team/after"));
     assert_eq!(survey.told.iter().map(|told| told.change).collect::<Vec<_>>(), [Change::Owing]);
-    let facts = world.index.image(&subject()).unwrap().facts.clone();
-    world.ended = Some(Outcome::Unavailable(Outage { kind: OutageKind::Connect, message: "no connection".into() }));
-    assert_eq!(world.told(), [], "nobody has looked");
-    world.ended = Some(Outcome::Found(facts));
-    let survey = world.turn();
-    assert_eq!(survey.told.iter().map(|told| told.change).collect::<Vec<_>>(), [Change::Settled], "it is as it was");
-    assert_eq!(survey.wanted.len(), 1, "which is written nowhere");
-    let mut world = stale(looked(NOON));
+    assert_eq!(world.told(), [], "told once");
+    looked(&mut world, "2026-01-01T14:00:00Z", "True", &all);
+    assert_eq!((world.told(), world.turn().owing), (vec![], 1), "the registry is well, and said nothing of this one");
+    looked(&mut world, "2026-01-01T14:01:00Z", "True", &[]);
+    assert_eq!(world.told(), [(Change::Settled, 1)]);
+    for _ in 0..3 {
+        let survey = world.turn();
+        assert_eq!((survey.owing, survey.told.len(), survey.wanted.len()), (0, 0, 0));
+    }
+    let mut world = stale(NOON, "False", &[]);
     assert_eq!(world.told(), [(Change::Owing, 1)]);
     world.image(&["Released", "Quarantined"]);
     let told: BTreeMap<_, _> = world.turn().told.iter().map(|told| (told.pod.to_string(), told.change)).collect();
@@ -289,19 +299,49 @@ fn what_began_after_the_flag_was_first_kept_is_not_judged_by_what_was_known_befo
 }
 
 #[test]
-fn an_image_volume_by_digest_owes_like_a_container() {
+fn an_image_volume_by_digest_owes_like_a_container_once_it_is_mounted() {
     let mut world = World::new();
-    let mut pod = World::pod_json("web-1", NOON);
-    pod = serde_json::from_value(json!({
-        "metadata": pod.metadata, "status": {"phase": "Running"},
-        "spec": {"volumes": [{"name": "models", "image": {"reference": subject()}}, {"name": "tag", "image": {"reference": "registry.corp/app:1"}}]},
-    }))
-    .unwrap();
-    world.inventory.apply(&pod);
+    let volume = |name: &str, reference: &str| json!({"name": name, "image": {"reference": reference}});
+    let pinned = subject().to_string();
+    let pod = |phase: &str| -> RunningPod {
+        serde_json::from_value(json!({
+            "metadata": World::pod_json("web-1", NOON).metadata, "status": {"phase": phase},
+            "spec": {"volumes": [volume("models", &pinned), volume("same", &pinned), volume("tag", "registry.corp/app:1")]},
+        }))
+        .unwrap()
+    };
+    world.inventory.apply(&pod("Pending"));
+    assert_eq!(world.turn().owing, 0, "nobody knows whether there is such an image");
+    world.inventory.apply(&pod("Running"));
     let survey = world.turn();
-    assert_eq!((survey.owing, survey.policies["strict"].items[0].container.as_str()), (1, "volume"));
+    let owed: Vec<_> = survey.policies["strict"].items.iter().map(|debt| debt.container.as_str()).collect();
+    assert_eq!((survey.owing, &owed[..]), (2, &["volume/models", "volume/same"][..]));
     world.image(&["Quarantined"]);
-    assert_eq!(world.told(), [(Change::Breached, 1)]);
+    assert_eq!(world.told(), [(Change::Breached, 2)]);
+}
+
+/// What runs is inside of what is written: that is what has to be asked about.
+#[test]
+fn who_owes_by_an_index_has_the_index_asked_about() {
+    let mut world = World { keeper: "None", ..World::new() };
+    let registry = json!({
+        "metadata": {"name": "corp"}, "spec": {"hosts": ["registry.corp"], "quarantine": {"provider": "Managed"}},
+        "status": {"adoption": {"instant": NOON, "completed": NOON}},
+    });
+    assert!(world.index.apply_registry(&serde_json::from_value::<Registry>(registry).unwrap()));
+    world.image(&["Unmanaged"]);
+    world.run("web-1", "2026-01-01T13:00:00Z");
+    let (index, rules, labels) = (format!("registry.corp/app@sha256:{}", "b".repeat(64)), world.index.rules(), BTreeMap::new());
+    let index: Subject = index.parse().unwrap();
+    let mut turn = world.book.turn();
+    let namespace: Arc<str> = "team".into();
+    let setting = Setting::new(&rules, Scope::Enforce, &namespace, &labels, NOON.parse().unwrap());
+    let known = world.index.image(&subject()).unwrap();
+    let found = |_: &Subject| (Some((index.clone(), known.clone())), None);
+    turn.namespace(&setting, &rules, &namespace, &world.inventory.pods_in(&namespace), found, |_| None);
+    let (survey, _) = turn.end();
+    assert_eq!(survey.wanted.iter().map(|wanted| &wanted.subject).collect::<Vec<_>>(), [&index]);
+    assert_eq!(survey.registries["corp"].images[0].subject, subject().to_string(), "and what runs is what is told");
 }
 
 /// What was let in while a registry that goes before did not answer is owed until it has.

@@ -40,20 +40,37 @@ pub fn is_believed(known: &Known, subject: &Subject, registry: Option<&RegistryE
     known.facts.state.is_bad() || is_fresh(known, subject, registry, now)
 }
 
-/// From when on what is written of a subject, if it is good, did not say any more how it is: whoever came later was judged by asking, or let in
-/// unjudged. None where there is no such time.
-#[must_use]
-pub fn unseen_from(known: &Known, subject: &Subject, registry: &RegistryEntry) -> Option<Timestamp> {
-    if known.blank || known.facts.state.is_bad() {
-        return None;
-    }
-    let kept = known.facts.provider == Provider::from(registry.provider);
-    match registry.provider {
-        QuarantineProvider::None => None,
-        QuarantineProvider::Managed => registry.adopted.filter(|_| !kept),
-        QuarantineProvider::AzureContainerRegistry => {
-            let seen = if kept { last_seen(known, subject, Some(registry)) } else { known.facts.observed_at };
-            seen.checked_add(2 * registry.poll_interval).ok()
+/// From when on what is written of an image did not say any more how it is, if it says that it is good: whoever came later was let in unjudged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unseen {
+    /// While its registry is out: for whoever came later than this.
+    pub begins: Option<Timestamp>,
+    /// It goes on for whoever came later than this, until somebody has seen that it is still so.
+    pub lasts: Option<Timestamp>,
+}
+
+impl Unseen {
+    /// That a registry which answers could not be asked about this one image makes nothing of what was judged before: [`begins`](Self::begins)
+    /// knows no exceptions.
+    #[must_use]
+    pub fn of(known: &Known, subject: &Subject, registry: &RegistryEntry) -> Self {
+        if known.blank || known.facts.state.is_bad() {
+            return Self::default();
+        }
+        let kept = known.facts.provider == Provider::from(registry.provider);
+        match registry.provider {
+            QuarantineProvider::None => Self::default(),
+            QuarantineProvider::Managed => {
+                let from = registry.adopted.filter(|_| !kept);
+                Self { begins: from, lasts: from }
+            }
+            QuarantineProvider::AzureContainerRegistry => {
+                let own = known.facts.observed_at;
+                let after = |seen: Timestamp| seen.checked_add(2 * registry.poll_interval).ok();
+                let pass = registry.last_complete_pass.filter(|_| kept).map_or(own, |pass| own.max(pass));
+                let seen = if kept { last_seen(known, subject, Some(registry)) } else { own };
+                Self { begins: after(pass).filter(|_| registry.unreachable), lasts: after(seen) }
+            }
         }
     }
 }

@@ -31,8 +31,8 @@ const EVIDENCE: Duration = Duration::from_secs(2);
 const BETWEEN_PINGS: Duration = Duration::from_millis(100);
 /// While a registry is out, what one request of a short look has whether it still is.
 const HALF_OPEN: Duration = Duration::from_millis(500);
-/// How long a question waits for such a look: its request may have to fetch a token first.
-const WAIT_FOR_LOOK: Duration = Duration::from_millis(750);
+/// How long a question waits for such a look at the most: where its requests are answered there may be a token to fetch first.
+const WAIT_FOR_LOOK: Duration = Duration::from_secs(2);
 /// How long what such a look found counts.
 const BETWEEN_HALF_OPEN: Duration = Duration::from_millis(250);
 /// A question that could be answered without the registry waits for a look only when the last one began longer ago than this: where questions
@@ -135,11 +135,16 @@ impl Parts {
     ///
     /// No single request has more than `time`.
     async fn is_well(&self, about: &About, besides: Option<(&str, &str)>, time: Duration) -> bool {
+        // Whether that is still so nobody knows; an outage does not end by it.
+        let left_alone = || about.health.out().is_none();
+        if about.line.closed().is_some() {
+            return left_alone();
+        }
         let mut endpoint = about.endpoint.clone();
         endpoint.timeout = time;
         self.read_written(about);
         let Some(canaries) = about.health.canaries(besides).filter(|_| is_ours(&about.access)) else {
-            return self.answers_at_all(&endpoint, &about.line, time).await;
+            return self.answers_at_all(&endpoint, &about.line, time).await.unwrap_or_else(left_alone);
         };
         let ask = canaries.iter().map(|canary| {
             let client = self.client.within(Pass::past(about.line.clone(), REQUESTS * time).each(time));
@@ -147,55 +152,62 @@ impl Parts {
             async move { client.resolve(endpoint, credentials, &canary.repository, TagOrDigest::Digest(&canary.digest)).await }
         });
         let mut asked: FuturesUnordered<_> = ask.collect();
+        let mut unasked = false;
         while let Some(end) = asked.next().await {
-            // One answer is enough.
-            if !is_silence(&end) {
-                return true;
+            match says_well(&end) {
+                // One answer is enough.
+                Some(true) => return true,
+                Some(false) => {}
+                None => unasked = true,
             }
         }
-        false
+        unasked && left_alone()
     }
 
     /// Whether its front door answers. It is asked twice, for one answer in ten that is an error makes no outage: again when the first comes to
     /// nothing, or beside it when that takes long.
-    async fn answers_at_all(&self, endpoint: &Endpoint, line: &Line, time: Duration) -> bool {
+    /// None where it asked to be left alone meanwhile.
+    async fn answers_at_all(&self, endpoint: &Endpoint, line: &Line, time: Duration) -> Option<bool> {
         let end = Instant::now() + time;
         let ping = async || {
             let left = end.saturating_duration_since(Instant::now());
-            !is_silence(&self.client.within(Pass::past(line.clone(), left)).ping(endpoint).await)
+            says_well(&self.client.within(Pass::past(line.clone(), left)).ping(endpoint).await)
         };
         let mut first = std::pin::pin!(ping());
         match tokio::time::timeout(time / 2, &mut first).await {
-            Ok(true) => true,
-            Ok(false) => {
+            Ok(Some(false)) => {
                 tokio::time::sleep(BETWEEN_PINGS).await;
                 ping().await
             }
+            Ok(said) => said,
             Err(_) => {
                 let mut second = std::pin::pin!(ping());
                 tokio::select! {
-                    well = &mut first => well || second.await,
-                    well = &mut second => well || first.await,
+                    said = &mut first => if said == Some(false) { second.await } else { said },
+                    said = &mut second => if said == Some(false) { first.await } else { said },
                 }
             }
         }
     }
 
-    /// Reads from what is written which images the registry has answered about, whichever replica asked, unless that was done a moment ago.
+    /// Reads from what is written which images the registry has answered about, whichever replica asked, for namespaces that there are.
     fn read_written(&self, about: &About) {
-        if !about.health.wants_written() {
-            return;
-        }
-        let index = self.index.read();
-        let rules = index.rules();
-        let ours = |subject: &Subject| {
-            let registry = rules.registry_for(subject.registry(), subject.repository());
-            *subject.registry() == *about.endpoint.host && registry.is_some_and(|registry| *registry.name == *about.registry)
-        };
-        let seen = index.images().filter(|(subject, known)| !known.blank && ours(subject));
-        about.health.learn_written(
-            seen.filter_map(|(subject, known)| Some((known.first_seen_in.as_deref()?, subject.repository(), subject.digest()))),
-        );
+        about.health.read_written(|add| {
+            let index = self.index.read();
+            let rules = index.rules();
+            let ours = |subject: &Subject| {
+                let registry = || rules.registry_for(subject.registry(), subject.repository());
+                *subject.registry() == *about.endpoint.host && registry().is_some_and(|registry| *registry.name == *about.registry)
+            };
+            for (subject, known) in index.images().filter(|(subject, _)| ours(subject)) {
+                // What is bad may be hidden, and what nobody uses may be gone.
+                let shown = !known.blank && !known.facts.state.is_bad() && known.unused_since.is_none();
+                let namespace = known.first_seen_in.as_deref().filter(|name| shown && index.namespace(name).is_some());
+                if let Some(namespace) = namespace {
+                    add(namespace, subject.repository(), subject.digest());
+                }
+            }
+        });
     }
 
     /// Looks whether it is well, for whoever's question was not answered.
@@ -305,9 +317,13 @@ impl Parts {
     }
 }
 
-/// Nothing came back that is an answer.
-const fn is_silence<T>(end: &Result<T, Failure>) -> bool {
-    matches!(end, Err(Failure::Outage(_)))
+/// Whether an end is an answer of the registry's; none where it was not asked.
+const fn says_well<T>(end: &Result<T, Failure>) -> Option<bool> {
+    match end {
+        Err(Failure::Outage(_)) => Some(false),
+        Err(Failure::Held(_)) => None,
+        _ => Some(true),
+    }
 }
 
 fn probe_time(endpoint: &Endpoint) -> Duration {

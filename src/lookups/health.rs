@@ -135,50 +135,49 @@ impl Health {
         }
     }
 
-    /// Whether it is long since it was read what is written. Whoever is told so has to [read](Self::learn_written) it.
-    pub(super) fn wants_written(&self) -> bool {
-        let (read, now) = (&mut self.written.lock().0, Instant::now());
-        let wants = read.is_none_or(|read| now.duration_since(read) >= WRITTEN);
-        if wants {
-            *read = Some(now);
+    /// Reads what is written that it answered about (namespace, repository, digest), unless that was done a moment ago. Who comes meanwhile waits.
+    pub(super) fn read_written(&self, read: impl FnOnce(&mut dyn FnMut(&str, &str, &Digest))) {
+        let mut written = self.written.lock();
+        let now = Instant::now();
+        if written.0.is_some_and(|read| now.duration_since(read) < WRITTEN) {
+            return;
         }
-        wants
-    }
-
-    /// What is written that it answered about: namespace, repository, digest.
-    pub(super) fn learn_written<'w>(&self, images: impl Iterator<Item = (&'w str, &'w str, &'w Digest)>) {
         let mut least = BTreeMap::new();
-        for (namespace, repository, digest) in images {
+        read(&mut |namespace, repository, digest| {
             let rank = self.ranks.hash_one(namespace);
             if least.len() < MOST_CANARIES || least.last_key_value().is_some_and(|(last, _)| rank < *last) {
-                least.entry(rank).or_insert((namespace, repository, digest));
+                let canary = || Canary { namespace: namespace.into(), repository: repository.into(), digest: digest.clone() };
+                least.entry(rank).or_insert_with(canary);
                 if least.len() > MOST_CANARIES {
                     least.pop_last();
                 }
             }
-        }
-        let canary = |(rank, (namespace, repository, digest)): (u64, (&str, &str, &Digest))| {
-            (rank, Canary { namespace: namespace.into(), repository: repository.into(), digest: digest.clone() })
-        };
-        self.written.lock().1 = least.into_iter().map(canary).collect();
+        });
+        *written = (Some(now), least.into_iter().collect());
     }
 
     /// What to ask about when a namespace's question about a repository is not answered: images of other namespaces, each of another
     /// repository. None where there are too few of them to say anything.
     pub(super) fn canaries(&self, besides: Option<(&str, &str)>) -> Option<Vec<Canary>> {
-        let mut held = self.canaries.lock().clone();
-        // What was asked here comes first of what is of one namespace.
-        held.extend(self.written.lock().1.iter().cloned());
-        held.sort_by_key(|(rank, _)| *rank);
+        let ranked = |mut canaries: Vec<Ranked>| {
+            canaries.sort_by_key(|(rank, _)| *rank);
+            canaries.into_iter().map(|(_, canary)| canary)
+        };
+        let asked = ranked(self.canaries.lock().clone());
+        let written: Vec<Canary> = ranked(self.written.lock().1.clone()).collect();
         let mut others: Vec<Canary> = Vec::new();
-        for (_, held) in held {
+        let mut add = |held: Canary, most: usize| {
             let other = besides.is_none_or(|(namespace, repository)| *held.namespace != *namespace && *held.repository != *repository);
             let like = |other: &Canary| other.namespace == held.namespace || other.repository == held.repository;
-            if other && !others.iter().any(like) {
+            if other && others.len() < most && !others.iter().any(like) {
                 others.push(held);
             }
+        };
+        // Neither crowds the other out: who asks here now may be one author, and so may who asked elsewhere before.
+        let most_asked = MOST_CANARIES - written.len().min(MOST_CANARIES / 2);
+        for (canary, most) in asked.map(|canary| (canary, most_asked)).chain(written.into_iter().map(|canary| (canary, MOST_CANARIES))) {
+            add(canary, most);
         }
-        others.truncate(MOST_CANARIES);
         (others.len() >= FEWEST_CANARIES).then_some(others)
     }
 }
@@ -251,20 +250,26 @@ mod tests {
     #[test]
     fn what_is_written_counts_like_what_was_asked() {
         let health = Health::default();
-        assert!(health.wants_written() && !health.wants_written(), "once a minute");
-        health.learn_written([("x", "a", &digest(1)), ("x", "b", &digest(2)), ("y", "c", &digest(3))].into_iter());
+        let write = |images: &[(&str, &str)]| {
+            *health.written.lock() = (None, Vec::new());
+            health.read_written(|add| images.iter().for_each(|(namespace, repository)| add(namespace, repository, &digest(0))));
+        };
+        write(&[("x", "a"), ("x", "b"), ("y", "c")]);
+        health.read_written(|_| panic!("it was read a moment ago"));
         assert_eq!(repositories(&health, None), Some(vec!["a".into(), "c".into()]), "one image a namespace");
         assert_eq!(repositories(&health, Some(("x", "z"))), None, "one other says too little");
         health.answered("z", "d", &digest(4));
         assert_eq!(repositories(&health, Some(("x", "z"))), Some(vec!["c".into(), "d".into()]));
-        // Whoever asks here is one among all who ever asked anywhere.
-        let (same, many): (Digest, Vec<String>) = (digest(0), (0..1_000).map(|number| format!("n{number}")).collect());
-        health.learn_written(many.iter().map(|name| (name.as_str(), name.as_str(), &same)));
-        for number in 0..MOST_CANARIES {
-            health.answered(&format!("greedy{number}"), &format!("greedy{number}"), &digest(0));
+        let many = |author: &str| (0..1_000).map(|number| format!("{author}{number}")).collect::<Vec<_>>();
+        for (asking, writing) in [("greedy", "modest"), ("modest", "greedy")] {
+            let health = Health::default();
+            for name in many(asking) {
+                health.answered(&name, &name, &digest(0));
+            }
+            health.read_written(|add| many(writing).iter().for_each(|name| add(name, name, &digest(0))));
+            let picked = repositories(&health, None).unwrap();
+            let modest = picked.iter().filter(|name| name.starts_with("modest")).count();
+            assert_eq!((picked.len(), modest), (MOST_CANARIES, MOST_CANARIES / 2), "neither crowds the other out: {picked:?}");
         }
-        let picked = repositories(&health, None).unwrap();
-        assert_eq!(picked.len(), MOST_CANARIES);
-        assert!(picked.iter().filter(|name| name.starts_with('n')).count() >= 8, "by chance, and most are of others: {picked:?}");
     }
 }

@@ -201,14 +201,19 @@ async fn pass(term: &Term, api: &Api<Registry>, entry: &Arc<RegistryEntry>, due:
     say("PollingBehind", Some(behind), if behind { "PassTooLong" } else { "OnTime" }, if behind { message } else { "" });
     status.conditions = conditions;
     status.observed_generation = generation;
-    if reachable && authorized == Some(true) {
-        status.last_complete_pass = Some(began);
-    }
     status.images = looked;
-    status.exceptions_total = u32::try_from(exceptions.len()).unwrap_or(u32::MAX);
-    status.exceptions = exceptions.into_iter().take(20).collect();
+    if reachable && authorized == Some(true) {
+        vouch(&mut status, began, exceptions);
+    }
     statuses::write_registry(term, api, &entry.name, &status).await?;
     Ok(status)
+}
+
+/// A pass is complete: what is written was true when it began, but for these. A pass that was none says nothing, and takes nothing back.
+fn vouch(status: &mut RegistryStatus, began: Timestamp, exceptions: Vec<Exception>) {
+    status.last_complete_pass = Some(began);
+    status.exceptions_total = u32::try_from(exceptions.len()).unwrap_or(u32::MAX);
+    status.exceptions = exceptions.into_iter().take(20).collect();
 }
 
 /// Looks at every image of the registry whose flag the registry keeps, the longest unseen first.

@@ -42,6 +42,7 @@ struct Container {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 struct Volume {
+    name: String,
     image: Option<ImageVolume>,
 }
 
@@ -140,8 +141,14 @@ impl RunningPod {
         all.map(move |container| (container.name.as_str(), container.image.as_str(), reported(&container.name)))
     }
 
-    pub(super) fn volumes(&self) -> impl Iterator<Item = &str> {
-        self.spec.volumes.iter().filter_map(|volume| volume.image.as_ref()).map(|image| image.reference.as_str())
+    /// Its volumes are mounted, and containers have begun.
+    pub(super) fn is_running(&self) -> bool {
+        self.status.phase == "Running"
+    }
+
+    /// Name and reference of each image volume.
+    pub(super) fn volumes(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.spec.volumes.iter().filter_map(|volume| Some((volume.name.as_str(), volume.image.as_ref()?.reference.as_str())))
     }
 
     pub(super) fn pull_secrets(&self) -> impl Iterator<Item = &str> {

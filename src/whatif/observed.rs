@@ -12,7 +12,7 @@ use crate::{
     api::MAX_WOULD_REFUSE,
     history::clip,
     judgement::Setting,
-    running::{Owner, Pod, VOLUME},
+    running::{Owner, Pod},
     sentence,
 };
 
@@ -81,7 +81,7 @@ impl Observed {
         if setting.is_silent() {
             return;
         }
-        let volume: Arc<str> = VOLUME.into();
+        let volume: Arc<str> = "volume".into();
         // Most pods of a namespace have few images and accounts among them. By where their texts stand: those are held once.
         let mut said: HashMap<(*const u8, *const u8), Arc<[Said]>> = HashMap::new();
         for (name, pod) in pods {

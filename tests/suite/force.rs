@@ -4,7 +4,7 @@
 //! image that is slow. The registry is well. Whatever the author of a pod does then, nothing of it is evidence about the registry: no image
 //! comes in unjudged, and a pod of another namespace is judged in its turn.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use futures::future::join_all;
 use lazaretto::{
@@ -188,6 +188,7 @@ async fn namespaces_of_one_author_say_nothing_to_a_replica_that_just_began() {
     for number in 0..20 {
         let (namespace, repository) = (format!("modest-{number}"), format!("modest/{number}"));
         let digest = registry.push_image(&repository, "1", &repository);
+        world.index.write().apply_namespace(&namespace, BTreeMap::new());
         world.write_of(&namespace, &format!("{}/{repository}@{digest}", registry.host()), "Unmanaged", "None", None);
     }
     for number in 0..3 {

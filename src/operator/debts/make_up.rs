@@ -1,9 +1,9 @@
 //! Asks the registries about what is owed, before they are asked about anything that nobody waits for.
 //!
-//! What is found is written down, and the index tells. That an image is not there, or not to be seen, is written nowhere, nor that it is as it
-//! was; it ends a debt all the same, so it is held here as long as somebody wants to know.
+//! What is found is written down, and the index tells. That an image is not there, or not to be seen, is written nowhere; it ends a debt all
+//! the same, so it is held here as long as the image runs. That one is as it was when the registry could not be asked the next pass tells.
 //!
-//! Each registry has places of its own: one that is slow about all that is owed there delays no other.
+//! Whose turn it is goes by how little is under way at each host: one that is slow about all that is owed there delays others by a place at most.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -38,7 +38,7 @@ const LATER: Duration = Duration::from_secs(600);
 /// A registry that goes before the image's own has not said whether it holds its repository.
 const NOT_YET: Outcome<Arc<Facts>> = Outcome::Busy(Busy::late(SOON));
 
-/// Ends of look-ups that nothing written tells.
+/// Ends of look-ups that are refusals and that nothing written tells.
 #[derive(Debug)]
 pub(super) struct Answers {
     held: Mutex<HashMap<Subject, Outcome<Arc<Facts>>>>,
@@ -57,7 +57,7 @@ impl Answers {
         self.changed.subscribe()
     }
 
-    /// How the last look-up of an image ended, if that says something.
+    /// How the last look-up of an image ended, if that is a refusal.
     pub(super) fn get(&self, subject: &Subject) -> Option<Outcome<Arc<Facts>>> {
         self.held.lock().get(subject).cloned()
     }
@@ -98,10 +98,12 @@ pub(super) async fn run(term: Term, answers: Arc<Answers>, mut owed: watch::Rece
         let subjects: HashSet<&Subject> = wanted.iter().map(|wanted| &wanted.subject).collect();
         due.retain(|subject, _| subjects.contains(subject));
         let now = Instant::now();
-        for wanted in wanted.iter().filter(|wanted| due.get(&wanted.subject).is_none_or(|(at, _)| *at <= now)) {
-            if under_way.begin(&wanted.subject) {
-                asking.push(one(term.clone(), answers.clone(), wanted.clone()));
-            }
+        let ready = |wanted: &&Wanted| due.get(&wanted.subject).is_none_or(|(at, _)| *at <= now) && !under_way.has(&wanted.subject);
+        let mut ready: Vec<&Wanted> = wanted.iter().filter(ready).collect();
+        while let Some(at) = under_way.next(&ready) {
+            let wanted = ready.swap_remove(at);
+            under_way.begin(&wanted.subject);
+            asking.push(one(term.clone(), answers.clone(), wanted.clone()));
         }
         let next = due.iter().filter(|(subject, _)| !under_way.has(subject)).map(|(_, (at, _))| *at).filter(|at| *at > now).min();
         let next = async {
@@ -136,13 +138,21 @@ pub(super) async fn run(term: Term, answers: Arc<Answers>, mut owed: watch::Rece
 struct UnderWay(HashMap<String, HashSet<Subject>>);
 
 impl UnderWay {
-    /// Takes a place, if there is one and none is taken for the same.
-    fn begin(&mut self, subject: &Subject) -> bool {
+    fn at(&self, host: &str) -> usize {
+        self.0.get(host).map_or(0, HashSet::len)
+    }
+
+    /// Which of these may be asked about next, if any may: the first at the host with the least under way.
+    fn next(&self, ready: &[&Wanted]) -> Option<usize> {
         if self.0.values().map(HashSet::len).sum::<usize>() >= AT_ONCE {
-            return false;
+            return None;
         }
-        let there = self.0.entry(subject.registry().to_owned()).or_default();
-        there.len() < AT_ONE && there.insert(subject.clone())
+        let hosts = ready.iter().enumerate().map(|(at, wanted)| (self.at(wanted.subject.registry()), at));
+        hosts.filter(|(there, _)| *there < AT_ONE).min().map(|(_, at)| at)
+    }
+
+    fn begin(&mut self, subject: &Subject) {
+        self.0.entry(subject.registry().to_owned()).or_default().insert(subject.clone());
     }
 
     fn has(&self, subject: &Subject) -> bool {
@@ -188,4 +198,42 @@ async fn one(term: Term, answers: Arc<Answers>, wanted: Wanted) -> (Subject, Out
     // Until then it is owed, and asked for again soon.
     let end = if open && matches!(end, Outcome::Found(_)) { NOT_YET } else { end };
     (wanted.subject, end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{image::Digest, running};
+
+    fn wanted(host: &str, number: usize) -> Wanted {
+        let subject: Subject = format!("{host}/app-{number}@{}", Digest::of(&number.to_le_bytes())).parse().unwrap();
+        let image = running::Image { text: "".into(), named: None, digest: None, subject: None };
+        Wanted { subject, image: Arc::new(image), bearers: Vec::new() }
+    }
+
+    #[test]
+    fn hosts_that_are_slow_about_everything_leave_places_to_others() {
+        let mut under_way = UnderWay::default();
+        let all: Vec<Wanted> = ["a.corp", "b.corp", "c.corp", "d.corp", "e.corp", "f.corp"]
+            .iter()
+            .flat_map(|host| (0..64).map(|number| wanted(host, number)))
+            .collect();
+        let fill = |under_way: &mut UnderWay, hosts: &[&str]| {
+            let of = |wanted: &&Wanted| hosts.contains(&wanted.subject.registry()) && !under_way.has(&wanted.subject);
+            let mut ready: Vec<&Wanted> = all.iter().filter(of).collect();
+            while let Some(at) = under_way.next(&ready) {
+                under_way.begin(&ready.swap_remove(at).subject);
+            }
+        };
+        fill(&mut under_way, &["a.corp"]);
+        assert_eq!(under_way.at("a.corp"), AT_ONE, "one host has no more");
+        fill(&mut under_way, &["a.corp", "b.corp", "c.corp", "d.corp"]);
+        assert_eq!(under_way.at("d.corp"), AT_ONE, "all places are taken by four");
+        fill(&mut under_way, &["e.corp"]);
+        assert_eq!(under_way.at("e.corp"), 0);
+        let done = under_way.0["b.corp"].iter().next().unwrap().clone();
+        under_way.end(&done);
+        fill(&mut under_way, &["a.corp", "b.corp", "c.corp", "d.corp", "e.corp"]);
+        assert_eq!((under_way.at("b.corp"), under_way.at("e.corp")), (AT_ONE - 1, 1), "the next goes to who has none");
+    }
 }

@@ -38,7 +38,7 @@ pub(super) async fn survey(term: &Term, answers: &Answers, book: &Book) -> (Surv
         let labels = operator.index.read().namespace(&namespace).unwrap_or_default();
         let pods = term.inventory.pods_in(&namespace);
         let setting = |scope| Setting::new(&rules, scope, &namespace, &labels, now);
-        let found = |subject: &Subject| (written.known(subject), answers.get(subject));
+        let found = |subject: &Subject| (written.by(subject), answers.get(subject));
         turn.namespace(&setting(Scope::Enforce), &rules, &namespace, &pods, found, |rival| written.held(rival));
         observed.namespace(&setting(Scope::Observe), &namespace, &pods, &written, now);
         // Reviews wait on these threads, too.
@@ -73,9 +73,17 @@ struct Written<'a> {
     wallet: &'a Wallet,
 }
 
+impl Written<'_> {
+    /// What is written of an image, and by which name: its own, or that of an index inside which it is.
+    fn by(&self, subject: &Subject) -> Option<(Subject, Arc<Known>)> {
+        let own = self.index.read().image(subject).map(|known| (subject.clone(), known));
+        own.or_else(|| self.inner.outer(subject))
+    }
+}
+
 impl Records for Written<'_> {
     fn known(&self, subject: &Subject) -> Option<Arc<Known>> {
-        self.index.read().image(subject).or_else(|| self.inner.outer(subject))
+        self.by(subject).map(|(_, known)| known)
     }
 
     fn stands_for(&self, image: &Reference) -> Option<Subject> {
