@@ -115,14 +115,19 @@ struct Finding {
     known: Option<Arc<Known>>,
     /// How the question for it ended, by what is written or by asking.
     outcome: Outcome<Arc<Facts>>,
+    /// It was asked for, and refused; nothing written says so.
+    asked: bool,
 }
 
 impl Finding {
     /// `unseen`: what is written was too old to be gone by when the container began, and nobody has seen since that it is still so.
     fn of(known: Option<Arc<Known>>, ended: Option<Outcome<Arc<Facts>>>, unseen: bool) -> Option<Self> {
-        let Some(written) = &known else { return ended.map(|outcome| Self { known, outcome }) };
-        let outcome = if unseen { Outcome::Busy(Busy::UNANSWERED) } else { Outcome::Found(written.facts.clone()) };
-        Some(Self { known, outcome })
+        match (&known, ended) {
+            (Some(written), _) if !unseen => Some(Self { outcome: Outcome::Found(written.facts.clone()), known, asked: false }),
+            (_, Some(outcome)) => Some(Self { known, outcome, asked: true }),
+            (Some(_), None) => Some(Self { known, outcome: Outcome::Busy(Busy::UNANSWERED), asked: false }),
+            (None, None) => None,
+        }
     }
 }
 

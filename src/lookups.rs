@@ -410,7 +410,13 @@ impl Lookups {
         (all.iter().map(|(count, _)| count).sum(), all.iter().map(|(_, bytes)| bytes).sum())
     }
 
-    /// Registries that are out, by what this replica has seen.
+    /// Whether a registry is out, by what this replica has seen.
+    #[must_use]
+    pub fn is_out(&self, registry: &str) -> bool {
+        self.parts.sources.is_out(registry)
+    }
+
+    /// How many registries are out, by what this replica has seen.
     #[must_use]
     pub fn registries_out(&self) -> usize {
         self.parts.sources.out()

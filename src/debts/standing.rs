@@ -57,8 +57,8 @@ impl Standing {
         let policies = setting.policies_for(&Ok(named.clone()));
         let running = exact(subject);
         let known = found.as_ref().and_then(|found| found.known.as_ref());
-        let asked = found.is_some() && known.is_none();
-        let fell_at = known.and_then(|known| known.fell);
+        let asked = found.as_ref().is_some_and(|found| found.asked);
+        let fell_at = known.filter(|_| !asked).and_then(|known| known.fell);
         let evidence = known.and_then(|known| known.evidence.clone()).map(Outcome::Found);
         let rivals = if policies.is_empty() { Vec::new() } else { rules.rivals(named, registry) };
         let (contested, told) = (!rivals.is_empty(), setting.is_told(&rivals, service_account));

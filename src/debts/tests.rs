@@ -274,6 +274,12 @@ fn what_began_when_its_facts_were_too_old_owes_until_somebody_has_looked() {
         assert_eq!((survey.owing, survey.told.len(), survey.wanted.len()), (0, 0, 0));
     }
     let mut world = stale(NOON, "False", &[]);
+    world.turn();
+    world.ended = Some(Outcome::Absent);
+    let survey = world.turn();
+    assert_eq!(survey.told.iter().map(|told| (&*told.pod, told.change)).collect::<Vec<_>>(), [("after", Change::Breached)]);
+    assert_eq!((survey.owing, survey.wanted.len()), (0, 1), "it is gone, which is written nowhere, and may come back");
+    let mut world = stale(NOON, "False", &[]);
     assert_eq!(world.told(), [(Change::Owing, 1)]);
     world.image(&["Released", "Quarantined"]);
     let told: BTreeMap<_, _> = world.turn().told.iter().map(|told| (told.pod.to_string(), told.change)).collect();

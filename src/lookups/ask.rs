@@ -318,7 +318,13 @@ impl Parts {
                 }
                 Outcome::Found(value)
             }
-            (Err(failure), _) => self.meaning(context, failure).await,
+            (Err(failure), health) => {
+                if let (Failure::Throttled { .. }, Some((registry, health))) = (&failure, context.registry.zip(health)) {
+                    // That is an answer, too, and nobody asks whether it is alive until its time is over.
+                    self.well_again(&registry.name, &health);
+                }
+                self.meaning(context, failure).await
+            }
         }
     }
 

@@ -149,12 +149,16 @@ impl Parts {
         let ask = canaries.iter().map(|canary| {
             let client = self.client.within(Pass::past(about.line.clone(), REQUESTS * time).each(time));
             let (endpoint, credentials) = (&endpoint, &about.access.credentials);
-            async move { client.resolve(endpoint, credentials, &canary.repository, TagOrDigest::Digest(&canary.digest)).await }
+            async move {
+                let resolve = client.resolve(endpoint, credentials, &canary.repository, TagOrDigest::Digest(&canary.digest));
+                // Others may be asking for the same token, in which case it waits for them.
+                tokio::time::timeout(REQUESTS * time, resolve).await.map_or(Some(false), |end| says_well(&end))
+            }
         });
         let mut asked: FuturesUnordered<_> = ask.collect();
         let mut unasked = false;
         while let Some(end) = asked.next().await {
-            match says_well(&end) {
+            match end {
                 // One answer is enough.
                 Some(true) => return true,
                 Some(false) => {}

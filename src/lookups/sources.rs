@@ -64,6 +64,11 @@ impl Sources {
         self.healths.lock().remove(&(registry.to_owned(), endpoint.base.to_string()));
     }
 
+    /// Whether a registry is out, wherever it is spoken to.
+    pub(super) fn is_out(&self, registry: &str) -> bool {
+        self.healths.lock().iter().any(|((name, _), health)| name == registry && health.out().is_some())
+    }
+
     /// How many registries are out.
     pub(super) fn out(&self) -> usize {
         self.healths.lock().values().filter(|health| health.out().is_some()).count()

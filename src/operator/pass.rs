@@ -174,6 +174,10 @@ async fn pass(term: &Term, api: &Api<Registry>, entry: &Arc<RegistryEntry>, due:
         Ok(access) if reachable => release::look(term, entry, access, due).await,
         _ => Vec::new(),
     };
+    // It may have gone out while it was looked at; such a pass vouches for nothing.
+    let went_out = reachable && operator.lookups.is_out(&entry.name);
+    let reachable = reachable && !went_out;
+    let silent = if went_out { "it stopped answering while its images were looked at" } else { &told };
     let now = Timestamp::now();
     let mut say = |type_: &str, status: Option<bool>, reason: &str, message: &str| {
         api::set_condition(&mut conditions, api::condition(type_, status, reason, message, generation, now));
@@ -182,7 +186,7 @@ async fn pass(term: &Term, api: &Api<Registry>, entry: &Arc<RegistryEntry>, due:
         None => say("Ready", Some(true), "Read", ""),
         Some(why) => say("Ready", Some(false), "NotInForce", &format!("{why}. {}", statuses::STAYS)),
     }
-    say("Reachable", Some(reachable), if reachable { "Answers" } else { "Outage" }, if reachable { "" } else { &told });
+    say("Reachable", Some(reachable), if reachable { "Answers" } else { "Outage" }, if reachable { "" } else { silent });
     say("Authorized", authorized, if authorized == Some(true) { "Accepted" } else { "NotAccepted" }, &told);
     let fault = entry.release.as_ref().and_then(|proof| operator.index.read().root_fault(proof));
     match (&entry.release, entry.release_error.as_ref().or(fault.as_ref()), unproven.first()) {

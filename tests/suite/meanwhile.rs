@@ -7,7 +7,7 @@ use lazaretto::{
     image::Digest,
 };
 use serde_json::json;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::support::{
     registry::{FakeRegistry, Fault, Quirk},
@@ -360,6 +360,24 @@ async fn after_an_outage_the_first_review_is_answered_by_the_registry() {
         registry.quirk("*", Quirk::Delay(Duration::from_millis(200)));
         world.ask(&images[2]).await.refuses("in quarantine since");
     }
+}
+
+/// To ask to be left alone is an answer: nothing opens any more, and nobody asks before its time.
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_asks_to_be_left_alone_is_out_no_more() {
+    let (registry, world, images) = hanging().await;
+    registry.clear_quirks();
+    registry.quirk("*", Quirk::ThrottledFor(Duration::from_secs(30)));
+    let (began, asked) = (Instant::now(), registry.requests().len());
+    for image in &images {
+        let answer = world.ask(image).await;
+        assert!(!answer.allowed && answer.basis == "Deadline" && answer.message.contains("the registry asks to wait "), "{answer:?}");
+    }
+    sleep(Duration::from_secs(29).saturating_sub(began.elapsed())).await;
+    assert_eq!(registry.requests().len(), asked + 1, "{:?}", registry.log());
+    sleep(Duration::from_secs(2)).await;
+    registry.clear_quirks();
+    world.ask(&images[2]).await.refuses("in quarantine since");
 }
 
 /// So is the first one about a tag that was good before: it may stand for another image by now.

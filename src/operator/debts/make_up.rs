@@ -74,7 +74,9 @@ impl Answers {
     fn learn(&self, subject: &Subject, outcome: Outcome<Arc<Facts>>) {
         let mut held = self.held.lock();
         let news = match outcome {
-            Outcome::Found(_) | Outcome::Absent | Outcome::Hidden | Outcome::Refused | Outcome::Blocked(_) | Outcome::Misbehaved(_) => {
+            // It is written.
+            Outcome::Found(_) => held.remove(subject).is_some(),
+            Outcome::Absent | Outcome::Hidden | Outcome::Refused | Outcome::Blocked(_) | Outcome::Misbehaved(_) => {
                 held.insert(subject.clone(), outcome.clone()) != Some(outcome)
             }
             // Nobody knows better now than before.
@@ -100,8 +102,10 @@ pub(super) async fn run(term: Term, answers: Arc<Answers>, mut owed: watch::Rece
         let now = Instant::now();
         let ready = |wanted: &&Wanted| due.get(&wanted.subject).is_none_or(|(at, _)| *at <= now) && !under_way.has(&wanted.subject);
         let mut ready: Vec<&Wanted> = wanted.iter().filter(ready).collect();
+        // What was never asked about comes first, and then what has waited for longest.
+        ready.sort_by_key(|wanted| due.get(&wanted.subject).map(|(at, _)| *at));
         while let Some(at) = under_way.next(&ready) {
-            let wanted = ready.swap_remove(at);
+            let wanted = ready.remove(at);
             under_way.begin(&wanted.subject);
             asking.push(one(term.clone(), answers.clone(), wanted.clone()));
         }

@@ -38,7 +38,11 @@ pub(super) async fn survey(term: &Term, answers: &Answers, book: &Book) -> (Surv
         let labels = operator.index.read().namespace(&namespace).unwrap_or_default();
         let pods = term.inventory.pods_in(&namespace);
         let setting = |scope| Setting::new(&rules, scope, &namespace, &labels, now);
-        let found = |subject: &Subject| (written.by(subject), answers.get(subject));
+        let found = |subject: &Subject| {
+            let known = written.by(subject);
+            let answer = answers.get(known.as_ref().map_or(subject, |(by, _)| by));
+            (known, answer)
+        };
         turn.namespace(&setting(Scope::Enforce), &rules, &namespace, &pods, found, |rival| written.held(rival));
         observed.namespace(&setting(Scope::Observe), &namespace, &pods, &written, now);
         // Reviews wait on these threads, too.
