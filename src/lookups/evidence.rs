@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::{
     Access,
     ask::{Context, Parts, endpoint},
-    health::{Episode, FIRST_LOOK, Health, LAST_LOOK},
+    health::{Episode, FIRST_LOOK, Health, LAST_LOOK, MOST_CANARIES},
     keys::{Door, ProbeKey},
     sources::Sources,
     tags::is_ours,
@@ -31,6 +31,8 @@ const EVIDENCE: Duration = Duration::from_secs(2);
 const BETWEEN_PINGS: Duration = Duration::from_millis(100);
 /// While a registry is out, what one request of a short look has whether it still is.
 const HALF_OPEN: Duration = Duration::from_millis(500);
+/// About how many images. It comes often, and there is a longer look every few seconds.
+const GLANCE: usize = 3;
 /// How long a question waits for such a look at the most: where its requests are answered there may be a token to fetch first.
 const WAIT_FOR_LOOK: Duration = Duration::from_secs(2);
 /// How long what such a look found counts.
@@ -133,8 +135,8 @@ impl Parts {
     /// that other namespaces asked for, in other repositories. Its storage may be out while its front door is not, and the other way round.
     /// Where there are too few such images, whether it answers anything at all. One that asks for no requests for a while has answered.
     ///
-    /// No single request has more than `time`.
-    async fn is_well(&self, about: &About, besides: Option<(&str, &str)>, time: Duration) -> bool {
+    /// At most `most` are asked about, and no single request has more than `time`.
+    async fn is_well(&self, about: &About, besides: Option<(&str, &str)>, most: usize, time: Duration) -> bool {
         // Whether that is still so nobody knows; an outage does not end by it.
         let left_alone = || about.health.out().is_none();
         if about.line.closed().is_some() {
@@ -146,7 +148,7 @@ impl Parts {
         let Some(canaries) = about.health.canaries(besides).filter(|_| is_ours(&about.access)) else {
             return self.answers_at_all(&endpoint, &about.line, time).await.unwrap_or_else(left_alone);
         };
-        let ask = canaries.iter().map(|canary| {
+        let ask = canaries.iter().take(most).map(|canary| {
             let client = self.client.within(Pass::past(about.line.clone(), REQUESTS * time).each(time));
             let (endpoint, credentials) = (&endpoint, &about.access.credentials);
             async move {
@@ -218,7 +220,7 @@ impl Parts {
     pub(super) async fn probe(self: Arc<Self>, about: About) -> Found<bool> {
         // The evidence must be there before the first review's patience ends.
         let time = probe_time(&about.endpoint);
-        let well = self.is_well(&about, Some((&about.namespace, &about.repository)), time).await;
+        let well = self.is_well(&about, Some((&about.namespace, &about.repository)), MOST_CANARIES, time).await;
         let outcome = if well { OutcomeKind::Found } else { OutcomeKind::Unavailable };
         self.metrics.questions.get_or_create(&QuestionLabels { question: Asked::Probe, outcome }).inc();
         Found { value: well, fresh_for: EVIDENCE }
@@ -244,7 +246,7 @@ impl Parts {
                 // It was named again, and has a health of its own.
                 return;
             }
-            if self.is_well(&about, None, probe_time(&about.endpoint)).await {
+            if self.is_well(&about, None, MOST_CANARIES, probe_time(&about.endpoint)).await {
                 self.well_again(&about.registry, &about.health);
             }
         }
@@ -260,7 +262,7 @@ impl Parts {
             let (parts, asked) = (self.clone(), about.clone());
             async move {
                 asked.health.note_look();
-                let well = parts.is_well(&asked, None, HALF_OPEN).await;
+                let well = parts.is_well(&asked, None, GLANCE, HALF_OPEN).await;
                 if well {
                     parts.well_again(&asked.registry, &asked.health);
                 }

@@ -27,7 +27,7 @@ use tokio::{sync::watch, time::Instant};
 use crate::{facts::Outage, image::Digest};
 
 /// Namespaces of which one image is remembered.
-const MOST_CANARIES: usize = 16;
+pub(super) const MOST_CANARIES: usize = 16;
 /// With fewer repositories than this among those of others there is no evidence.
 const FEWEST_CANARIES: usize = 2;
 /// For how long it is not read again what is written.
