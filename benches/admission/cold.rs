@@ -64,7 +64,7 @@ const ALLOWANCE: Duration = Duration::from_millis(50);
 /// The patience of API servers, in seconds, by turns.
 const PATIENCE: [u32; 6] = [2, 3, 5, 10, 15, 30];
 /// What the registry still asks or is asked after the last answer is counted for so long.
-const AFTERMATH: Duration = Duration::from_secs(1);
+const AFTERMATH: Duration = Duration::from_millis(500);
 
 /// One answer of a burst.
 struct Answer {

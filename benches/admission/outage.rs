@@ -45,7 +45,7 @@ pub const FIGURES: [&str; 10] = [
 ];
 
 const RUNS: usize = 5;
-const RUN: Duration = Duration::from_secs(3);
+const RUN: Duration = Duration::from_secs(2);
 const CONCURRENCY: usize = 64;
 /// Known bad images, beyond the known good ones by number.
 const BAD: usize = 16;
