@@ -1,7 +1,7 @@
 //! Reviews of images at a healthy registry while another one hangs.
 //!
 //! One replica knows four registries: two are reached at an address that hangs in every second phase, two at one that is well and 20 ms
-//! away. In each phase of six seconds, at the same pace, images that nobody has seen are asked for at the first two. Measured are
+//! away. In each phase of five and a half seconds, at the same pace, images that nobody has seen are asked for at the first two. Measured are
 //! reviews of images at the other two: known ones (two by digest, one by tag; 64 under way) for `other_registry_p99_ratio`, and beside them
 //! ones that nobody has seen, which have to be looked up (8 under way), for `other_registry_lookup_p99_ratio`. Five phases of each kind by turns;
 //! a ratio is the quotient of the two medians. Between them it is waited until the end of the outage is noticed.
@@ -26,7 +26,7 @@ pub const FIGURES: [&str; 4] =
 
 const RUNS: usize = 5;
 /// Longer than one question may take, so that it holds the time before it is found out that the registry is out, and some of that after.
-const PHASE: Duration = Duration::from_secs(6);
+const PHASE: Duration = Duration::from_millis(5_500);
 const CONCURRENCY: usize = 64;
 /// Look-ups under way at the healthy registry.
 const NEW: usize = 8;

@@ -31,7 +31,7 @@ use crate::{
 pub const FIGURES: [&str; 4] = ["plain_throughput_c64", "proof_throughput_c64", "proof_throughput_ratio_c64", "proof_rejudge_ms"];
 
 const RUNS: usize = 5;
-const REQUESTS: usize = 8_000;
+const REQUESTS: usize = 6_000;
 
 /// Measures both.
 pub async fn measure(statuses: usize) -> Figures {

@@ -25,7 +25,7 @@ use crate::{
 pub const FIGURES: [&str; 4] = ["rules_one_throughput", "rules_first_ratio", "rules_last_ratio", "rules_none_ratio"];
 
 const RUNS: usize = 5;
-const REQUESTS: usize = 8_000;
+const REQUESTS: usize = 6_000;
 const REGISTRIES: usize = 200;
 const RULES: usize = 5;
 

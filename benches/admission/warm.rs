@@ -103,7 +103,7 @@ impl Stack {
     /// The program and the echo server by turns.
     pub async fn compare(&self, protocol: Protocol, concurrency: usize) -> Figures {
         let asked = self.registry.requests();
-        let requests = if concurrency == 1 { 2_500 } else { 14_000 };
+        let requests = if concurrency == 1 { 1_500 } else { 10_000 };
         let mut all = Vec::new();
         for target in [&self.program.target, &self.echo, &self.lean] {
             let connections = Connections::open(target, protocol, concurrency).await;

@@ -75,7 +75,7 @@ pub(super) struct Context<'a> {
     pub(super) repository: &'a str,
     pub(super) class: Class,
     pub(super) namespace: &'a str,
-    /// Something is known of it from before: then nobody waits to see whether a registry that is out answers again.
+    /// Something is known of it from before: then nobody waits to see whether a registry that is out answers again, where that was looked at lately.
     pub(super) known: bool,
 }
 
