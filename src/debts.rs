@@ -108,11 +108,14 @@ impl Told {
     }
 }
 
+/// What is written of what runs, and by which name; and how the last look-up of it ended, where that is a refusal.
+pub type Found = (Option<(Subject, Arc<Known>)>, Option<Outcome<Arc<Facts>>>);
+
 /// What is known of what runs.
 #[derive(Clone, Debug)]
 struct Finding {
-    /// What is written of it.
-    known: Option<Arc<Known>>,
+    /// What is written of it, and by which name.
+    written: Option<(Subject, Arc<Known>)>,
     /// How the question for it ended, by what is written or by asking.
     outcome: Outcome<Arc<Facts>>,
     /// It was asked for, and refused; nothing written says so.
@@ -121,13 +124,14 @@ struct Finding {
 
 impl Finding {
     /// `unseen`: what is written was too old to be gone by when the container began, and nobody has seen since that it is still so.
-    fn of(known: Option<Arc<Known>>, ended: Option<Outcome<Arc<Facts>>>, unseen: bool) -> Option<Self> {
-        match (&known, ended) {
-            (Some(written), _) if !unseen => Some(Self { outcome: Outcome::Found(written.facts.clone()), known, asked: false }),
-            (_, Some(outcome)) => Some(Self { known, outcome, asked: true }),
-            (Some(_), None) => Some(Self { known, outcome: Outcome::Busy(Busy::UNANSWERED), asked: false }),
-            (None, None) => None,
-        }
+    fn of((written, ended): Found, unseen: bool) -> Option<Self> {
+        let (outcome, asked) = match (&written, ended) {
+            (Some((_, known)), _) if !unseen => (Outcome::Found(known.facts.clone()), false),
+            (_, Some(outcome)) => (outcome, true),
+            (Some(_), None) => (Outcome::Busy(Busy::UNANSWERED), false),
+            (None, None) => return None,
+        };
+        Some(Self { written, outcome, asked })
     }
 }
 
@@ -257,38 +261,37 @@ pub struct Turn<'b> {
 }
 
 impl Turn<'_> {
-    /// Goes through the pods of one namespace. `found` tells what is written of what runs and by which name, and how the last look-up of it ended;
-    /// `held` whether a registry was last found to hold a repository.
+    /// Goes through the pods of one namespace. `found` tells what is known of what runs, `held` whether a registry was last found to hold a
+    /// repository.
     pub fn namespace(
         &mut self,
         setting: &Setting<'_>,
         rules: &Rules,
         namespace: &Arc<str>,
         pods: &[(Arc<str>, Arc<Pod>)],
-        found: impl Fn(&Subject) -> (Option<(Subject, Arc<Known>)>, Option<Outcome<Arc<Facts>>>),
+        found: impl Fn(&Subject) -> Found,
         held: impl Fn(&Rival) -> Option<Outcome<bool>>,
     ) {
         // Most pods of a namespace have few images and accounts among them.
-        let mut unseen: HashMap<*const Image, Unseen> = HashMap::new();
+        let mut images: HashMap<*const Image, (Found, Unseen)> = HashMap::new();
         let mut standings: HashMap<(*const Image, *const u8, bool), Option<Arc<Standing>>> = HashMap::new();
-        let unseen_of = |image: &Image, subject: &Subject| {
-            let registry = rules.registry_of(image.named.as_ref()?)?;
-            found(subject).0.map(|(subject, known)| Unseen::of(&known, &subject, registry))
+        let look = |image: &Image, subject: &Subject| {
+            let found = found(subject);
+            let registry = image.named.as_ref().and_then(|named| rules.registry_of(named));
+            let unseen = found.0.as_ref().zip(registry).map(|((by, known), registry)| Unseen::of(known, by, registry));
+            (found, unseen.unwrap_or_default())
         };
         for (name, pod) in pods {
             for container in pod.make.containers.iter().chain(&pod.make.mounted) {
                 let image = &container.image;
                 let Some(subject) = &image.subject else { continue };
-                let of = *unseen.entry(Arc::as_ptr(image)).or_insert_with(|| unseen_of(image, subject).unwrap_or_default());
+                let (found, of) = images.entry(Arc::as_ptr(image)).or_insert_with(|| look(image, subject));
                 let since = |from: Option<Timestamp>| from.is_some_and(|from| pod.since.is_none_or(|since| since > from));
                 let unseen = since(of.begins) || (since(of.lasts) && self.was_owed(pod, container, subject));
                 let key = (Arc::as_ptr(image), pod.make.service_account.as_ptr(), unseen);
                 let standing = standings.entry(key).or_insert_with(|| {
-                    let (written, ended) = found(subject);
-                    let (by, known) = written.unzip();
-                    let finding = Finding::of(known, ended, unseen);
-                    let standing = Standing::of(setting, rules, namespace, &pod.make.service_account, image, finding, &held)?;
-                    Some(Arc::new(Standing { by, ..standing }))
+                    let finding = Finding::of(found.clone(), unseen);
+                    Standing::of(setting, rules, namespace, &pod.make.service_account, image, finding, &held).map(Arc::new)
                 });
                 let Some(standing) = standing else { continue };
                 if standing.is_clear() && self.book.owed.is_empty() && self.book.open.is_empty() {

@@ -135,7 +135,7 @@ struct Recorded<'a> {
 
 impl Records for Recorded<'_> {
     fn known(&self, subject: &Subject) -> Option<Arc<Known>> {
-        self.index.read().image(subject).or_else(|| self.inner.outer(subject).map(|(_, known)| known))
+        self.inner.written(&self.index.read(), subject).map(|(_, known)| known)
     }
 
     fn stands_for(&self, image: &Reference) -> Option<Subject> {

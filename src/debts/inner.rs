@@ -35,9 +35,14 @@ impl Inner {
         }
     }
 
-    /// The strictest of what is known of the indexes that hold an image, with its name.
+    /// What is written of an image, and by which name: its own, or that of an index inside which it is.
     #[must_use]
-    pub fn outer(&self, subject: &Subject) -> Option<(Subject, Arc<Known>)> {
+    pub fn written(&self, index: &Index, subject: &Subject) -> Option<(Subject, Arc<Known>)> {
+        index.image(subject).map(|known| (subject.clone(), known)).or_else(|| self.outer(subject))
+    }
+
+    /// The strictest of what is known of the indexes that hold an image, with its name.
+    fn outer(&self, subject: &Subject) -> Option<(Subject, Arc<Known>)> {
         let same_repository =
             |(outer, _): &&(Subject, Arc<Known>)| outer.registry() == subject.registry() && outer.repository() == subject.repository();
         let all = self.0.get(subject.digest())?.iter().filter(same_repository);

@@ -56,9 +56,9 @@ impl Standing {
         let demand = setting.demand(registry, named, service_account);
         let policies = setting.policies_for(&Ok(named.clone()));
         let running = exact(subject);
-        let known = found.as_ref().and_then(|found| found.known.as_ref());
+        let (by, known) = found.as_ref().and_then(|found| found.written.clone()).unzip();
         let asked = found.as_ref().is_some_and(|found| found.asked);
-        let fell_at = known.filter(|_| !asked).and_then(|known| known.fell);
+        let fell_at = known.as_ref().filter(|_| !asked).and_then(|known| known.fell);
         let evidence = known.and_then(|known| known.evidence.clone()).map(Outcome::Found);
         let rivals = if policies.is_empty() { Vec::new() } else { rules.rivals(named, registry) };
         let (contested, told) = (!rivals.is_empty(), setting.is_told(&rivals, service_account));
@@ -106,7 +106,7 @@ impl Standing {
             judged,
             asked,
             registry: registry.map(|registry| registry.name.clone()),
-            by: None,
+            by,
         })
     }
 

@@ -174,10 +174,13 @@ async fn pass(term: &Term, api: &Api<Registry>, entry: &Arc<RegistryEntry>, due:
         Ok(access) if reachable => release::look(term, entry, access, due).await,
         _ => Vec::new(),
     };
-    // It may have gone out while it was looked at; such a pass vouches for nothing.
-    let went_out = reachable && operator.lookups.is_out(&entry.name);
-    let reachable = reachable && !went_out;
-    let silent = if went_out { "it stopped answering while its images were looked at" } else { &told };
+    let silent = if reachable {
+        // It may have gone out meanwhile; such a pass vouches for nothing.
+        operator.lookups.is_out(&entry.name).then_some("it stopped answering while its images were looked at")
+    } else {
+        Some(told.as_str())
+    };
+    let reachable = silent.is_none();
     let now = Timestamp::now();
     let mut say = |type_: &str, status: Option<bool>, reason: &str, message: &str| {
         api::set_condition(&mut conditions, api::condition(type_, status, reason, message, generation, now));
@@ -186,7 +189,7 @@ async fn pass(term: &Term, api: &Api<Registry>, entry: &Arc<RegistryEntry>, due:
         None => say("Ready", Some(true), "Read", ""),
         Some(why) => say("Ready", Some(false), "NotInForce", &format!("{why}. {}", statuses::STAYS)),
     }
-    say("Reachable", Some(reachable), if reachable { "Answers" } else { "Outage" }, if reachable { "" } else { silent });
+    say("Reachable", Some(reachable), if reachable { "Answers" } else { "Outage" }, silent.unwrap_or_default());
     say("Authorized", authorized, if authorized == Some(true) { "Accepted" } else { "NotAccepted" }, &told);
     let fault = entry.release.as_ref().and_then(|proof| operator.index.read().root_fault(proof));
     match (&entry.release, entry.release_error.as_ref().or(fault.as_ref()), unproven.first()) {

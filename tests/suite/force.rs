@@ -286,10 +286,14 @@ async fn errors_by_chance_are_no_outage() {
     assert_eq!(admitted, 0);
 }
 
+/// What lets in robot, whose password is gull: at once, and by a token.
+fn doors() -> [Access; 2] {
+    [Access::Basic { user: "robot".into(), password: "gull".into() }, Access::Bearer(TokenServer::for_user("robot", "gull"))]
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_path_that_is_forbidden_does_not_raise_the_alarm_about_credentials() {
-    let basic = Access::Basic { user: "robot".into(), password: "gull".into() };
-    for door in [basic, Access::Bearer(TokenServer::for_user("robot", "gull"))] {
+    for door in doors() {
         let registry = FakeRegistry::builder().access(door).start().await;
         registry.push_image("modest/app", "1", "modest");
         let challenge = match registry.access() {
@@ -310,8 +314,7 @@ async fn a_path_that_is_forbidden_does_not_raise_the_alarm_about_credentials() {
 /// Where they are refused for everything the policy decides.
 #[tokio::test(start_paused = true)]
 async fn credentials_that_are_refused_for_everything_open_what_the_policy_opens_for_that() {
-    let basic = Access::Basic { user: "robot".into(), password: "gull".into() };
-    for door in [basic, Access::Bearer(TokenServer::for_user("robot", "gull"))] {
+    for door in doors() {
         let registry = FakeRegistry::builder().access(door).start().await;
         registry.push_image("team/app", "1", "app");
         let image = format!("{}/team/app:1", registry.host());

@@ -17,6 +17,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::super::Term;
 use crate::{
+    counts::Counts,
     debts::{Bearer, Wanted},
     facts::{Busy, Facts, Outcome},
     image::Subject,
@@ -137,38 +138,38 @@ pub(super) async fn run(term: Term, answers: Arc<Answers>, mut owed: watch::Rece
     }
 }
 
-/// What is being asked about, by the host that is asked.
+/// What is being asked about, and how much of it at each host.
 #[derive(Debug, Default)]
-struct UnderWay(HashMap<String, HashSet<Subject>>);
+struct UnderWay {
+    subjects: HashSet<Subject>,
+    at: Counts<String>,
+}
 
 impl UnderWay {
-    fn at(&self, host: &str) -> usize {
-        self.0.get(host).map_or(0, HashSet::len)
-    }
-
     /// Which of these may be asked about next, if any may: the first at the host with the least under way.
     fn next(&self, ready: &[&Wanted]) -> Option<usize> {
-        if self.0.values().map(HashSet::len).sum::<usize>() >= AT_ONCE {
+        if self.subjects.len() >= AT_ONCE {
             return None;
         }
-        let hosts = ready.iter().enumerate().map(|(at, wanted)| (self.at(wanted.subject.registry()), at));
+        let hosts = ready.iter().enumerate().map(|(at, wanted)| (self.at.of(wanted.subject.registry()), at));
         hosts.filter(|(there, _)| *there < AT_ONE).min().map(|(_, at)| at)
     }
 
     fn begin(&mut self, subject: &Subject) {
-        self.0.entry(subject.registry().to_owned()).or_default().insert(subject.clone());
+        if self.subjects.insert(subject.clone()) {
+            self.at.add(subject.registry().to_owned());
+        }
     }
 
     fn has(&self, subject: &Subject) -> bool {
-        self.0.get(subject.registry()).is_some_and(|there| there.contains(subject))
+        self.subjects.contains(subject)
     }
 
-    /// Gives it back.
+    /// Gives its place back.
     fn end(&mut self, subject: &Subject) {
-        if let Some(there) = self.0.get_mut(subject.registry()) {
-            there.remove(subject);
+        if self.subjects.remove(subject) {
+            self.at.take(subject.registry());
         }
-        self.0.retain(|_, there| !there.is_empty());
     }
 }
 
@@ -230,14 +231,14 @@ mod tests {
             }
         };
         fill(&mut under_way, &["a.corp"]);
-        assert_eq!(under_way.at("a.corp"), AT_ONE, "one host has no more");
+        assert_eq!(under_way.at.of("a.corp"), AT_ONE, "one host has no more");
         fill(&mut under_way, &["a.corp", "b.corp", "c.corp", "d.corp"]);
-        assert_eq!(under_way.at("d.corp"), AT_ONE, "all places are taken by four");
+        assert_eq!(under_way.at.of("d.corp"), AT_ONE, "all places are taken by four");
         fill(&mut under_way, &["e.corp"]);
-        assert_eq!(under_way.at("e.corp"), 0);
-        let done = under_way.0["b.corp"].iter().next().unwrap().clone();
+        assert_eq!(under_way.at.of("e.corp"), 0);
+        let done = under_way.subjects.iter().find(|subject| subject.registry() == "b.corp").unwrap().clone();
         under_way.end(&done);
         fill(&mut under_way, &["a.corp", "b.corp", "c.corp", "d.corp", "e.corp"]);
-        assert_eq!((under_way.at("b.corp"), under_way.at("e.corp")), (AT_ONE - 1, 1), "the next goes to who has none");
+        assert_eq!((under_way.at.of("b.corp"), under_way.at.of("e.corp")), (AT_ONE - 1, 1), "the next goes to who has none");
     }
 }

@@ -39,7 +39,7 @@ pub(super) async fn survey(term: &Term, answers: &Answers, book: &Book) -> (Surv
         let pods = term.inventory.pods_in(&namespace);
         let setting = |scope| Setting::new(&rules, scope, &namespace, &labels, now);
         let found = |subject: &Subject| {
-            let known = written.by(subject);
+            let known = inner.written(&operator.index.read(), subject);
             let answer = answers.get(known.as_ref().map_or(subject, |(by, _)| by));
             (known, answer)
         };
@@ -77,17 +77,9 @@ struct Written<'a> {
     wallet: &'a Wallet,
 }
 
-impl Written<'_> {
-    /// What is written of an image, and by which name: its own, or that of an index inside which it is.
-    fn by(&self, subject: &Subject) -> Option<(Subject, Arc<Known>)> {
-        let own = self.index.read().image(subject).map(|known| (subject.clone(), known));
-        own.or_else(|| self.inner.outer(subject))
-    }
-}
-
 impl Records for Written<'_> {
     fn known(&self, subject: &Subject) -> Option<Arc<Known>> {
-        self.by(subject).map(|(_, known)| known)
+        self.inner.written(&self.index.read(), subject).map(|(_, known)| known)
     }
 
     fn stands_for(&self, image: &Reference) -> Option<Subject> {
